@@ -1,0 +1,339 @@
+# rproxy: `make` builds build/rproxy, `make help` lists the rest.
+#
+# For a packager:
+#   CC CFLAGS CPPFLAGS LDFLAGS AR   are respected; what rproxy itself needs is added beside them.
+#                                   A CC of your own links as it does by default; STATIC=1: static
+#   BEARSSL_DIR=path                another BearSSL source tree, 0.6 or newer; it stays untouched
+#   SYSTEM=1 CC=gcc                 the system's libc and libbearssl
+#   PREFIX=/usr/local DESTDIR=      for install and uninstall
+#   TARGET=mips                     cross build, one of configs/targets.mk; gives build/mips/rproxy
+# Without BEARSSL_DIR, ./bearssl is taken (it comes with `make dist`), else the source package of
+# the distribution, from the mirror that the machine is set up with.
+
+VERSION := $(shell sed -n 's/^\#define RP_VERSION "\(.*\)"/\1/p' rproxy.h)
+PYTHON := /usr/bin/python3 -B# Debian's: another one in PATH may lack modules
+PREFIX ?= /usr/local
+JOBS ?= $(shell nproc 2>/dev/null || echo 1)
+FUZZ_TIME ?= 600# seconds for each fuzz target
+SOAK ?= 30m
+export SOAK
+
+# Sources that are fetched, by the SHA-256 that they must have.
+bearssl_tar := bearssl_0.6+dfsg.1.orig.tar.xz
+musl_tar := musl_1.2.3.orig.tar.gz
+sha256-$(bearssl_tar) := 102a625bd8f6155260867a50c508df8d8c3f796985dd744df1a68e5cd1a79004
+sha256-$(musl_tar) := 7d5b0b6062521e4627e099e4c9dc8248d32a30285e959b7eecaa780cf8cfd4a4
+
+# Debian packages, installed when missing by the targets that need them.
+need-build := gcc libc6-dev musl-tools
+need-fetch := ca-certificates xz-utils
+need-debug := gcc libc6-dev libcrypt-dev
+need-demo := nginx-light curl openssl python3 python3-websockets
+need-fuzz := clang-14 libclang-rt-14-dev
+need-check := $(need-demo) $(need-debug) python3-pytest python3-hypothesis python3-cryptography \
+	wget gnutls-bin clang-14 clang-format-14 cppcheck binutils iproute2 procps
+need-bench := wrk nginx-light haproxy valgrind openssl curl python3 util-linux
+
+include configs/targets.mk
+
+# ---- what to build with: a router, a compiler that the user named, or musl of this machine --------
+
+own = -std=c11 -ffunction-sections -fdata-sections -fstack-protector-strong
+ldown := -Wl,--gc-sections -Wl,-z,relro,-z,now
+D := build/obj
+BIN := build/rproxy
+need := build/.need-build
+
+ifdef TARGET
+ifeq ($(filter $(TARGET),$(TARGETS)),)
+$(error TARGET=$(TARGET) is not one of: $(TARGETS))
+endif
+D := build/$(TARGET)
+BIN := $(D)/rproxy
+CC := $($(TARGET)-triple)-gcc $($(TARGET)-flags)
+AR := $($(TARGET)-triple)-ar
+STATIC := 1
+need := build/.need-cross-$(TARGET)
+need-cross-$(TARGET) := $($(TARGET)-package) qemu-user-static
+musl := $(D)/musl/lib/libc.a
+# Nothing of the compiler's own C library and start files is used: they are built for a larger
+# processor of the family. Where its libgcc is too, a cleaned one is made below.
+own += -nostdinc -isystem $(CURDIR)/$(D)/musl/include -isystem $(shell $(CC) -print-file-name=include)
+ldown += -nostdlib -L$(D)/musl/lib
+ifneq ($(filter -msoft-float,$(CC)),)
+libgcc := $(D)/libgcc.a
+libs := $(no_floats:%=-Wl,--defsym=%=abort)
+endif
+libs += -Wl,--start-group -lc $(if $(libgcc),$(libgcc),-lgcc -lgcc_eh) -Wl,--end-group
+else ifdef SYSTEM
+need :=
+else ifneq ($(filter default undefined,$(origin CC)),)
+CC := musl-gcc
+STATIC ?= 1
+# Debian's musl comes without crypt(3), which password files need: it is compiled from musl's source.
+ifeq ($(wildcard bearssl/src),)
+crypt := $(D)/libcrypt.a
+else ifneq ($(shell printf 'char *crypt();int main(){return !crypt();}' | $(CC) -x c - -o /dev/null 2>&1),)
+own += -DRP_CRYPT=0
+endif
+else
+need :=
+endif
+
+CFLAGS ?= $(if $(TARGET),,-O2)
+ifeq ($(STATIC),1)
+own += -fno-asynchronous-unwind-tables -fno-unwind-tables
+LDFLAGS ?= -s
+# Static-pie by hand: musl-gcc's specs know nothing of it. rcrt1.o is the start file that relocates
+# the program itself; found on the library path, as -lc is.
+ifeq ($(filter -fno-pie,$(CC) $(CFLAGS)),)
+own += -fPIE
+crt := -static -nostartfiles -Wl,-pie,--no-dynamic-linker,-z,text -l:rcrt1.o
+else
+crt := -static -nostartfiles -l:crt1.o
+endif
+else ifneq ($(shell printf '\043include <features.h>\n' | $(CC) -E -dM - 2>/dev/null | grep -w __GLIBC__),)
+libs += -lcrypt
+endif
+
+ifdef SYSTEM
+libs += -lbearssl
+else
+BEARSSL_DIR ?= $(if $(wildcard bearssl/src),bearssl,build/bearssl)
+bearssl := $(D)/libbearssl.a
+include := -isystem $(BEARSSL_DIR)/inc
+endif
+
+# $(call program,OUTPUT,SOURCE,FLAGS): compiles and links one program.
+program = $(CC) $(CPPFLAGS) $(CFLAGS) $(own) $(include) $3 -o $1 \
+	$(ldown) $(LDFLAGS) $(crt) $2 $(bearssl) $(crypt) $(libs)
+
+# The same for tests: glibc, sanitizers, invariants after every turn.
+debug_cc := gcc
+debug_flags := -std=c11 -g -O1 -fno-omit-frame-pointer -DRP_DEBUG=1 \
+	-fsanitize=address,undefined -fno-sanitize-recover=undefined
+debug_lib := $(if $(SYSTEM),,build/debug/libbearssl.a)
+debug_libs := $(debug_lib) $(if $(SYSTEM),-lbearssl) -lcrypt
+debug_needs := rproxy.h Makefile $(debug_lib) | build/.need-debug
+
+units := $(patsubst tests/%.c,%,$(wildcard tests/unit_*.c))
+sims := $(patsubst tests/%.c,%,$(wildcard tests/sim_*.c))
+fuzzers := $(patsubst tests/fuzz_%.c,%,$(filter-out tests/fuzz_main.c,$(wildcard tests/fuzz_*.c)))
+each := tests/check.sh
+corpus = $(wildcard tests/corpus/$1)
+
+.DELETE_ON_ERROR:
+.SECONDARY:
+.SUFFIXES:
+.PHONY: all debug unit sim fuzz fuzz-quick behaviour behaviour-release spec lint check demo bench \
+	soak install uninstall dist release cross run-check help clean force
+
+all: $(BIN) ## build/rproxy: static, stripped, hardened
+debug: build/rproxy-debug ## build/rproxy-debug: sanitizers and invariant checks
+
+$(BIN): rproxy.c rproxy.h $(bearssl) $(crypt) $(libgcc) $(D)/.flags | $(need)
+	$(call program,$@,$<)
+
+build/rproxy-debug: rproxy.c $(debug_needs)
+	$(debug_cc) $(debug_flags) $(include) -o $@ $< $(debug_libs)
+
+# What the last build was made with: when it changes, everything is made again.
+$(D)/.flags: force | $(need)
+	@mkdir -p $(@D)
+	@printf '%s\n' '$(subst ','\'',$(call program) $(AR) $(BEARSSL_DIR))' >$@.new
+	@cmp -s $@.new $@ && rm $@.new || mv $@.new $@
+
+# ---- BearSSL and musl ---------------------------------------------------------------------------
+
+# $(call bearssl_lib,COMPILER AND FLAGS,AR): builds $@ out of $(BEARSSL_DIR).
+define bearssl_lib
+@echo "BearSSL: $(BEARSSL_DIR) -> $@"
+@rm -rf $(@D)/bearssl && mkdir -p $(@D)/bearssl
+@cd $(@D)/bearssl && printf '%s\n' $(abspath $(BEARSSL_DIR))/src/*.c \
+	$(abspath $(BEARSSL_DIR))/src/*/*.c | xargs -n 16 -P $(JOBS) $1 \
+	-I$(abspath $(BEARSSL_DIR))/src -I$(abspath $(BEARSSL_DIR))/inc -c
+@$2 rcs $@ $(@D)/bearssl/*.o
+endef
+
+$(D)/libbearssl.a: $(BEARSSL_DIR)/inc/bearssl.h $(D)/.flags $(musl) | $(need)
+	$(call bearssl_lib,$(CC) $(CPPFLAGS) $(CFLAGS) $(own),$(AR))
+
+build/debug/libbearssl.a: $(BEARSSL_DIR)/inc/bearssl.h | build/.need-debug
+	$(call bearssl_lib,$(debug_cc) -g -O2,ar)
+
+build/bearssl/inc/bearssl.h: build/fetched/$(bearssl_tar)
+	rm -rf build/bearssl && mkdir -p build/bearssl
+	tar xmf $< -C build/bearssl --strip-components=1
+
+build/musl/configure: build/fetched/$(musl_tar)
+	rm -rf build/musl && mkdir -p build/musl
+	tar xmf $< -C build/musl --strip-components=1
+
+$(D)/libcrypt.a: build/musl/configure $(D)/.flags | $(need)
+	@echo "crypt: build/musl/src/crypt -> $@"
+	@rm -rf $(D)/crypt && mkdir -p $(D)/crypt
+	@cd $(D)/crypt && $(CC) $(CFLAGS) $(own) -D_GNU_SOURCE '-Dhidden=__attribute__((visibility("hidden")))' -Os -w -idirafter $(CURDIR)/build/musl/include \
+		-c $(CURDIR)/build/musl/src/crypt/*.c
+	@$(AR) rcs $@ $(D)/crypt/*.o
+
+# deb-src lines for the mirrors that the machine has, in an apt directory of our own.
+build/fetched/%: | build/.need-fetch
+	@command -v apt-get >/dev/null || { echo "rproxy: no apt-get here to fetch $* with: say" \
+		"BEARSSL_DIR=path of a BearSSL source tree" >&2; exit 1; }
+	@echo "fetching $*"
+	@mkdir -p $(@D) build/apt/sources build/apt/lists/partial build/apt/archives/partial
+	@for f in /etc/apt/sources.list.d/*.sources; do [ ! -f "$$f" ] || \
+		sed 's/^Types:.*/Types: deb-src/' "$$f" >"build/apt/sources/$${f##*/}"; done
+	@cat /etc/apt/sources.list /etc/apt/sources.list.d/*.list 2>/dev/null | \
+		sed -n 's/^deb /deb-src /p' >build/apt/sources/rproxy.list
+	@set -- -qq -o Dir::Etc::sourcelist=/dev/null -o APT::Sandbox::User=root \
+		-o Dir::Etc::sourceparts=$(CURDIR)/build/apt/sources \
+		-o Dir::State::lists=$(CURDIR)/build/apt/lists -o Dir::Cache=$(CURDIR)/build/apt; \
+	apt-get "$$@" update; cd $(@D) && \
+		apt-get "$$@" source --download-only $(firstword $(subst _, ,$*)) >/dev/null
+	@echo "$(sha256-$*)  $@" | sha256sum -c --quiet || { rm -f $@; exit 1; }
+
+ifdef TARGET
+$(D)/musl/lib/libc.a: build/musl/configure $(D)/.flags | $(need)
+	@echo "musl: $@"
+	@rm -rf $(D)/musl $(D)/musl-build && mkdir -p $(D)/musl-build
+	@cd $(D)/musl-build && ../../musl/configure --target=$($(TARGET)-triple) --disable-shared \
+		--prefix=$(CURDIR)/$(D)/musl CC="$(CC)" CFLAGS="$(CFLAGS)" >configure.log 2>&1 && \
+		$(MAKE) -s -j$(JOBS) CFLAGS="$(CFLAGS)" install-libs install-headers >make.log 2>&1 || \
+		{ tail -20 *.log; exit 1; }
+
+# libgcc's arithmetic on whole numbers, without the marks of the float ABI that it was built for.
+$(libgcc): $(musl)
+	@rm -rf $(D)/libgcc $@ && mkdir -p $(D)/libgcc
+	@cd $(D)/libgcc && ar x $$($(CC) -print-libgcc-file-name) $(libgcc_members:%=%.o) && for o in *.o; do \
+		$($(TARGET)-triple)-objcopy -R .gnu.attributes -R .MIPS.abiflags $$o; done
+	@$(AR) rcs $@ $(D)/libgcc/*.o
+endif
+
+# Installs what is missing of the packages $(need-SET). No service is started by them.
+build/.need-%: Makefile
+	@mkdir -p build
+	@command -v dpkg-query >/dev/null || { echo "not Debian: needs $(need-$*)"; touch $@; exit 0; }; \
+	missing=; for p in $(need-$*); do \
+		case $$(dpkg-query -W -f '$${Status}' $$p 2>/dev/null) in \
+		*' installed') ;; *) missing="$$missing $$p" ;; esac; done; \
+	if [ -n "$$missing" ]; then \
+		echo "installing:$$missing"; sudo=; \
+		[ "$$(id -u)" = 0 ] || sudo=$$(command -v sudo) || { \
+			echo "rproxy: not root and no sudo; please run: apt-get install$$missing" >&2; exit 1; }; \
+		policy=/usr/sbin/policy-rc.d; \
+		if [ ! -e $$policy ]; then \
+			printf '#!/bin/sh\nexit 101\n' | $$sudo tee $$policy >/dev/null; \
+			$$sudo chmod 755 $$policy; trap "$$sudo rm -f $$policy" EXIT; fi; \
+		$$sudo apt-get -qq update; \
+		$$sudo env DEBIAN_FRONTEND=noninteractive apt-get -qq -o DPkg::Lock::Timeout=300 \
+			-o Dpkg::Use-Pty=0 install -y --no-install-recommends $$missing >build/install.log 2>&1 || \
+			{ tail -20 build/install.log >&2; exit 1; }; \
+	fi; touch $@
+
+# ---- tests --------------------------------------------------------------------------------------
+
+build/tests/%: tests/%.c rproxy.c $(wildcard tests/*.h) $(debug_needs)
+	@mkdir -p $(@D)
+	$(debug_cc) $(debug_flags) $(include) -o $@ $< $(debug_libs)
+
+build/fuzz-quick/%: tests/fuzz_%.c tests/fuzz_main.c rproxy.c $(wildcard tests/*.h) $(debug_needs)
+	@mkdir -p $(@D)
+	$(debug_cc) $(debug_flags) $(include) -o $@ $< tests/fuzz_main.c $(debug_libs)
+
+build/fuzz/%: tests/fuzz_%.c rproxy.c $(wildcard tests/*.h) $(debug_needs) build/.need-fuzz
+	@mkdir -p $(@D)
+	clang-14 $(debug_flags) -fsanitize=fuzzer $(include) -o $@ $< $(debug_libs)
+
+unit: $(units:%=build/tests/%) ## unit tests of the rooms, with sanitizers
+	@$(each) $^
+sim: $(sims:%=build/tests/%) ## whole-proxy stories on a simulated system; SEEDS=n for more
+	@$(each) $^
+fuzz-quick: $(fuzzers:%=build/fuzz-quick/%) ## the fuzzers' collected inputs, once each
+	@$(each) $(foreach f,$(fuzzers),"build/fuzz-quick/$f $(call corpus,$f)")
+fuzz: $(fuzzers:%=build/fuzz/%) ## each fuzzer for FUZZ_TIME seconds, findings in build/fuzz
+	@for f in $(fuzzers); do mkdir -p build/fuzz/$$f.corpus build/fuzz/$$f.found; \
+		seeds=tests/corpus/$$f; [ -d $$seeds ] || seeds=; \
+		build/fuzz/$$f -max_total_time=$(FUZZ_TIME) -timeout=10 -print_final_stats=1 \
+		-artifact_prefix=build/fuzz/$$f.found/ build/fuzz/$$f.corpus $$seeds || exit 1; done
+
+pytest = $(PYTHON) -m pytest -q -p no:cacheprovider
+behaviour: build/rproxy-debug build/.need-check ## the debug binary between real clients and backends
+	@RPROXY=$(CURDIR)/build/rproxy-debug $(pytest) $(TESTS) tests
+behaviour-release: $(BIN) build/.need-check ## the quick part of it on the release binary
+	@RPROXY=$(CURDIR)/$(BIN) $(pytest) -m release tests
+spec: build/.need-check ## what HTTP demands of a proxy, and the test that pins each demand
+	@$(PYTHON) tests/spec.py
+lint: $(BIN) build/.need-check ## warnings, format, cppcheck, order and doors of the rooms
+	@$(PYTHON) tests/lint.py $(BEARSSL_DIR)/inc $(BIN)
+
+check: build/.need-check $(BIN) build/rproxy-debug ## every test; the last line counts them
+	@$(each) $(foreach t,lint unit sim fuzz-quick behaviour behaviour-release spec,\
+		"$(MAKE) -s $t")
+
+demo: $(BIN) build/.need-demo ## two sites behind one address; DEMO=once ends after the proof
+	@RPROXY=$(BIN) tests/demo.sh
+
+# The release, but with symbols and at a fixed address: valgrind may refuse a static-pie.
+build/rproxy-bench: rproxy.c rproxy.h $(bearssl) $(crypt) $(D)/.flags | $(need)
+	$(CC) $(CPPFLAGS) $(CFLAGS) $(own) $(include) -fno-pie -g -o $@ $(ldown) \
+		$(if $(crt),-static -nostartfiles -l:crt1.o) $< $(bearssl) $(crypt) $(libs)
+bench: $(BIN) build/rproxy-bench build/.need-bench ## cost of a request beside nginx and HAProxy
+	RPROXY=$(CURDIR)/$(BIN) tests/bench/run.sh
+	BIN=$(CURDIR)/build/rproxy-bench tests/bench/instructions.sh
+	RPROXY=$(CURDIR)/$(BIN) tests/bench/memory.sh
+soak: $(BIN) build/.need-check ## load of every kind for SOAK=30m
+	RPROXY=$(CURDIR)/$(BIN) $(PYTHON) tests/soak.py
+
+# ---- install and release ------------------------------------------------------------------------
+
+to := $(DESTDIR)$(PREFIX)
+# A cross-built binary cannot print its own manual here: then there is none.
+install: $(BIN) ## program, manual, examples, systemd unit, completion; PREFIX, DESTDIR
+	install -d $(to)/bin $(to)/share/doc/rproxy/examples $(to)/lib/systemd/system
+	install -m 755 $(BIN) $(to)/bin/rproxy
+	install -m 644 configs/*.conf $(to)/share/doc/rproxy/examples
+	install -m 644 README.md LICENSE $(to)/share/doc/rproxy
+	sed 's|/usr/local/bin/|$(PREFIX)/bin/|' configs/systemd/rproxy.service >$(D)/rproxy.service
+	install -m 644 $(D)/rproxy.service $(to)/lib/systemd/system
+	if $(BIN) --help=man >$(D)/rproxy.8 2>/dev/null; then \
+		install -D -m 644 $(D)/rproxy.8 $(to)/share/man/man8/rproxy.8; fi
+	if $(BIN) --help=completion >$(D)/completion 2>/dev/null; then \
+		install -D -m 644 $(D)/completion $(to)/share/bash-completion/completions/rproxy; fi
+uninstall: ## what install has put there
+	rm -f $(to)/bin/rproxy $(to)/lib/systemd/system/rproxy.service \
+		$(to)/share/man/man8/rproxy.8 $(to)/share/bash-completion/completions/rproxy
+	rm -rf $(to)/share/doc/rproxy
+
+name := rproxy-$(VERSION)
+dist: $(BEARSSL_DIR)/inc/bearssl.h ## build/rproxy-VERSION.tar.gz with BearSSL in it, reproducible
+	rm -rf build/dist && mkdir -p build/dist/$(name)/bearssl
+	git ls-files -z | xargs -0 cp -P --parents -t build/dist/$(name)
+	cp -R $(BEARSSL_DIR)/src $(BEARSSL_DIR)/inc $(BEARSSL_DIR)/LICENSE.txt build/dist/$(name)/bearssl
+	tar -C build/dist --sort=name --owner=0 --group=0 --numeric-owner --mode=u+rw,go=u,go-w \
+		--format=gnu --mtime=@$$(git log -1 --format=%ct 2>/dev/null || echo 0) -cf - $(name) | \
+		gzip -n9 >build/$(name).tar.gz
+	@sha256sum build/$(name).tar.gz
+
+cross: ## build/TARGET/rproxy for every router family
+	@for t in $(TARGETS); do $(MAKE) TARGET=$$t || exit 1; done
+run-check: $(units:%=$(D)/tests/%) ## TARGET=: the unit tests, built for it, in its emulator
+	@$(each) $(^:%="$($(TARGET)-emulator) %")
+$(D)/tests/%: tests/%.c rproxy.c rproxy.h $(wildcard tests/*.h) $(bearssl) $(libgcc) $(D)/.flags
+	@mkdir -p $(@D)
+	$(call program,$@,$<,-w)
+
+release: cross ## binaries of all targets, checksums and a table of sizes in build/release
+	@rm -rf build/release && mkdir -p build/release
+	@for t in $(TARGETS); do cp build/$$t/rproxy build/release/$(name)-$$t; done
+	@cd build/release && sha256sum $(name)-* >SHA256SUMS && \
+		for f in $(name)-*; do echo "$$f $$(wc -c <$$f) $$(gzip -9c $$f | wc -c)"; done | \
+		awk 'BEGIN { printf "%-28s %9s %9s\n", "binary", "bytes", "gzip" } \
+			{ printf "%-28s %9d %9d\n", $$1, $$2, $$3 }' | tee SIZES
+
+help: ## this list
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' Makefile | while IFS='	' read -r t text; do \
+		printf '  %-18s %s\n' "$$t" "$$text"; done
+clean: ## removes build/
+	rm -rf build
+force:

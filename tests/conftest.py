@@ -1,0 +1,87 @@
+"""Fixtures of the behaviour tests; what they are made of is in harness.py."""
+
+import socket
+import subprocess
+
+import pytest
+
+from harness import Authority, Backend, Client, Proxy, dead_port, echo, wait_for
+
+
+def pytest_configure(config):
+    config.addinivalue_line("markers", "release: quick; run again on the release binary")
+
+
+@pytest.fixture(scope="session")
+def certs(tmp_path_factory):
+    """certs("a.test", kind="rsa"): a certificate; certs.trust(): a client that believes it."""
+    return Authority(tmp_path_factory.mktemp("certs"))
+
+
+@pytest.fixture
+def backend():
+    """backend(handler): a running Backend. Closed after the proxy has ended."""
+    made = []
+
+    def make(handler=echo, **kw):
+        made.append(Backend(handler, **kw))
+        return made[-1]
+
+    make.made = made
+    yield make
+    for b in made:
+        b.close()
+    errors = [repr(e) for b in made for e in b.errors]
+    assert not errors, "; ".join(errors)
+
+
+@pytest.fixture
+def proxy(certs, backend):
+    """proxy(RULE, ..., option=value): a running Proxy, judged when the test is over."""
+    made = []
+
+    def make(*routes, **options):
+        made.append(Proxy(*routes, authority=certs, **options))
+        return made[-1]
+
+    yield make
+    while Client.every:
+        Client.every.pop().close()
+    faults = []
+    for p in made:
+        try:
+            p.finish({b.port for b in backend.made})
+        except AssertionError as e:
+            faults.append(str(e))
+        finally:
+            p.process.stderr.close()
+    assert not faults, "\n".join(faults)
+
+
+@pytest.fixture(scope="session")
+def nginx(tmp_path_factory):
+    """A real web server: `url`, and `root`, the folder that it serves (with Range and ETag)."""
+    folder = tmp_path_factory.mktemp("nginx")
+    root = folder / "www"
+    root.mkdir()
+    port = dead_port()
+    (folder / "conf").write_text(f"""
+        daemon off; master_process off; pid {folder}/pid; error_log {folder}/error.log;
+        events {{ worker_connections 64; }}
+        http {{ access_log off; server {{ listen 127.0.0.1:{port}; root {root}; }}
+            client_body_temp_path {folder}/1; proxy_temp_path {folder}/2;
+            fastcgi_temp_path {folder}/3; uwsgi_temp_path {folder}/4; scgi_temp_path {folder}/5; }}
+    """)
+    server = subprocess.Popen(["/usr/sbin/nginx", "-c", str(folder / "conf"), "-e",
+                               str(folder / "error.log")])
+
+    def listening():
+        assert server.poll() is None, (folder / "error.log").read_text()
+        with socket.socket() as s:
+            return s.connect_ex(("127.0.0.1", port)) == 0
+
+    wait_for(listening, "nginx")
+    server.root, server.url = root, f"http://127.0.0.1:{port}"
+    yield server
+    server.terminate()
+    server.wait(10)
