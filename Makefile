@@ -73,6 +73,8 @@ STATIC ?= 1
 # Debian's musl comes without crypt(3), which password files need: it is compiled from musl's source.
 ifeq ($(wildcard bearssl/src),)
 crypt := $(D)/libcrypt.a
+# Hashes that rproxy refuses when it reads them: never called, not linked.
+no_crypt := -Wl,--defsym=__crypt_des=abort,--defsym=__crypt_md5=abort
 else ifneq ($(shell printf 'char *crypt();int main(){return !crypt();}' | $(CC) -x c - -o /dev/null 2>&1),)
 own += -DRP_CRYPT=0
 endif
@@ -80,7 +82,8 @@ else
 need :=
 endif
 
-CFLAGS ?= $(if $(TARGET),,-O2)
+# Fast where it runs often (rproxy.c itself says where small is better), small where it does not.
+CFLAGS ?= $(if $(TARGET),,-O2 -fno-tree-vectorize -falign-functions=1 -falign-jumps=1 -falign-loops=1)
 ifeq ($(STATIC),1)
 own += -fno-asynchronous-unwind-tables -fno-unwind-tables
 LDFLAGS ?= -s
@@ -101,12 +104,13 @@ libs += -lbearssl
 else
 BEARSSL_DIR ?= $(if $(wildcard bearssl/src),bearssl,build/bearssl)
 bearssl := $(D)/libbearssl.a
+bearssl_flags ?= -Os
 include := -isystem $(BEARSSL_DIR)/inc
 endif
 
 # $(call program,OUTPUT,SOURCE,FLAGS): compiles and links one program.
 program = $(CC) $(CPPFLAGS) $(CFLAGS) $(own) $(include) $3 -o $1 \
-	$(ldown) $(LDFLAGS) $(crt) $2 $(bearssl) $(crypt) $(libs)
+	$(ldown) $(LDFLAGS) $(crt) $2 $(bearssl) $(crypt) $(no_crypt) $(libs)
 
 # The same for tests: glibc, sanitizers, invariants after every turn.
 debug_cc := gcc
@@ -156,7 +160,7 @@ define bearssl_lib
 endef
 
 $(D)/libbearssl.a: $(BEARSSL_DIR)/inc/bearssl.h $(D)/.flags $(musl) | $(need)
-	$(call bearssl_lib,$(CC) $(CPPFLAGS) $(CFLAGS) $(own),$(AR))
+	$(call bearssl_lib,$(CC) $(CPPFLAGS) $(CFLAGS) $(bearssl_flags) $(own),$(AR))
 
 build/debug/libbearssl.a: $(BEARSSL_DIR)/inc/bearssl.h | build/.need-debug
 	$(call bearssl_lib,$(debug_cc) -g -O2,ar)
@@ -277,7 +281,7 @@ demo: $(BIN) build/.need-demo ## two sites behind one address; DEMO=once ends af
 # The release, but with symbols and at a fixed address: valgrind may refuse a static-pie.
 build/rproxy-bench: rproxy.c rproxy.h $(bearssl) $(crypt) $(D)/.flags | $(need)
 	$(CC) $(CPPFLAGS) $(CFLAGS) $(own) $(include) -fno-pie -g -o $@ $(ldown) \
-		$(if $(crt),-static -nostartfiles -l:crt1.o) $< $(bearssl) $(crypt) $(libs)
+		$(if $(crt),-static -nostartfiles -l:crt1.o) $< $(bearssl) $(crypt) $(no_crypt) $(libs)
 bench: $(BIN) build/rproxy-bench build/.need-bench ## cost of a request beside nginx and HAProxy
 	RPROXY=$(CURDIR)/$(BIN) tests/bench/run.sh
 	BIN=$(CURDIR)/build/rproxy-bench tests/bench/instructions.sh

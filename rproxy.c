@@ -63,6 +63,15 @@
 
 #define RP_LEN(array) (sizeof(array) / sizeof *(array))
 
+/* Between these two stand rooms that run seldom: there a small program is worth more than a fast one. */
+#if defined __GNUC__ && !defined __clang__
+#define RP_SELDOM _Pragma("GCC push_options") _Pragma("GCC optimize(\"Os\")")
+#define RP_OFTEN _Pragma("GCC pop_options")
+#else
+#define RP_SELDOM
+#define RP_OFTEN
+#endif
+
 #ifndef RP_SYS_FILE
 
 /* ==[ SYS ]============================================== prefix: sys_ ==
@@ -403,7 +412,7 @@ static void sys_notify(int fd, const char *state)
 
 enum { SYS_TERM = 1, SYS_HUP = 2, SYS_USR1 = 4, SYS_USR2 = 8, SYS_CHLD = 16 };
 
-static volatile sig_atomic_t sys_flag[5]; /* one for each bit above; sys_flag[0] counts */
+static volatile sig_atomic_t sys_any, sys_flag[5]; /* one for each bit above; sys_flag[0] counts */
 
 static void sys_signal(int sig)
 {
@@ -411,6 +420,7 @@ static void sys_signal(int sig)
 		sys_flag[0] = sys_flag[0] + 1;
 	else
 		sys_flag[sig == SIGHUP ? 1 : sig == SIGUSR1 ? 2 : sig == SIGUSR2 ? 3 : 4] = 1;
+	sys_any = 1;
 }
 
 /* Takes the signals of the contract; they interrupt poll(). Works as PID 1, too. */
@@ -430,6 +440,9 @@ static unsigned sys_taken(int *terms)
 {
 	unsigned set = 0;
 
+	if (!sys_any)
+		return 0;
+	sys_any = 0;
 	for (unsigned i = 0; i < RP_LEN(sys_flag); i++)
 		if (sys_flag[i]) {
 			if (i == 0)
@@ -466,7 +479,7 @@ static int sys_open(const char *path)
  * Owns: nothing.  No locale, no 0 at the end, no allocation.
  * Spec: RFC 9110 5.6.2 (token), RFC 4648 4 (base64), RFC 1123 2.1 (names).
  * Door: sl_of sl_mk sl_eq sl_ieq sl_is sl_iis sl_trim sl_cut sl_item sl_lists sl_count sl_number
- *       sl_hex sl_hexval sl_base64 sl_same sl_host sl_lower sl_at sl_plain sl_rest
+ *       sl_hex sl_hexval sl_base64 sl_same sl_host sl_colon sl_lower sl_at sl_plain sl_rest
  *       sl_find sb_of sb_put sb_chr sb_str sb_num sb_crlf sb_fmt sb_escape
  */
 
@@ -585,23 +598,23 @@ static const uint8_t sl_class[256] = {
 	['~'] = SL_T | SL_TOKEN68,
 };
 
-static struct sl sl_mk(const void *p, size_t n)
+static inline struct sl sl_mk(const void *p, size_t n)
 {
 	return (struct sl){p, n};
 }
 
 /* The slice of a C string; NULL is empty. */
-static struct sl sl_of(const char *s)
+static inline struct sl sl_of(const char *s)
 {
 	return s ? sl_mk(s, strlen(s)) : sl_mk("", 0);
 }
 
-static bool sl_eq(struct sl a, struct sl b)
+static inline bool sl_eq(struct sl a, struct sl b)
 {
 	return a.n == b.n && memcmp(a.p, b.p, a.n) == 0;
 }
 
-static bool sl_is(struct sl a, const char *b)
+static inline bool sl_is(struct sl a, const char *b)
 {
 	return sl_eq(a, sl_of(b));
 }
@@ -633,7 +646,7 @@ static char sl_at(struct sl a, size_t i)
 }
 
 /* What is left behind the first i bytes. */
-static struct sl sl_rest(struct sl a, size_t i)
+static inline struct sl sl_rest(struct sl a, size_t i)
 {
 	return i < a.n ? sl_mk(a.p + i, a.n - i) : sl_mk(a.p + a.n, 0);
 }
@@ -800,7 +813,7 @@ static bool sl_same(struct sl a, struct sl b)
 
 /* How many of the first bytes are neither controls (HTAB is one here) nor DEL. A word at a time:
  * within seven bits, 0x60 more carries into the eighth from 0x20 on, 1 more only from DEL. */
-static size_t sl_plain(struct sl a)
+static inline size_t sl_plain(struct sl a)
 {
 	size_t i = 0;
 
@@ -813,6 +826,25 @@ static size_t sl_plain(struct sl a)
 			return i + sys_first_byte(bad);
 	}
 	while (i < a.n && (uint8_t)a.p[i] >= 0x20 && a.p[i] != 0x7f)
+		i++;
+	return i;
+}
+
+/* Where the first colon stands, a.n for nowhere; a word at a time: under xor a colon is 0, and
+ * 0x7f more carries into the eighth bit from any other byte. */
+static inline size_t sl_colon(struct sl a)
+{
+	size_t i = 0;
+
+	for (; a.n - i >= sizeof(size_t); i += sizeof(size_t)) {
+		size_t w;
+		memcpy(&w, a.p + i, sizeof w);
+		w ^= SL_EACH(':');
+		w = ~(((w & SL_EACH(0x7f)) + SL_EACH(0x7f)) | w) & SL_EACH(0x80);
+		if (w)
+			return i + sys_first_byte(w);
+	}
+	while (i < a.n && a.p[i] != ':')
 		i++;
 	return i;
 }
@@ -853,7 +885,7 @@ static struct sb sb_of(void *p, size_t cap)
 	return (struct sb){p, 0, cap, false};
 }
 
-static void sb_put(struct sb *b, struct sl a)
+static inline void sb_put(struct sb *b, struct sl a)
 {
 	if (a.n > b->cap - b->n) {
 		b->over = true;
@@ -863,7 +895,7 @@ static void sb_put(struct sb *b, struct sl a)
 	b->n += a.n;
 }
 
-static void sb_chr(struct sb *b, char c)
+static inline void sb_chr(struct sb *b, char c)
 {
 	if (b->n == b->cap)
 		b->over = true;
@@ -871,7 +903,7 @@ static void sb_chr(struct sb *b, char c)
 		b->p[b->n++] = c;
 }
 
-static void sb_str(struct sb *b, const char *s)
+static inline void sb_str(struct sb *b, const char *s)
 {
 	sb_put(b, sl_of(s));
 }
@@ -886,6 +918,10 @@ static void sb_num(struct sb *b, uint64_t v)
 	char text[20];
 	size_t i = sizeof text;
 
+	if (v < 10) {
+		sb_chr(b, (char)('0' + v));
+		return;
+	}
 	do
 		text[--i] = (char)('0' + v % 10);
 	while (v /= 10);
@@ -1086,6 +1122,10 @@ __attribute__((format(printf, 2, 3))) static void log_event(enum log_level level
 	text[len + 1] = 0;
 	if (log_sink.starting) {
 		(void)!write(2, text, len + 1);
+		return;
+	}
+	if (level > LOG_WARN) {
+		log_line(level, text, len + 1);
 		return;
 	}
 	uint64_t now = sys_now();
@@ -1521,7 +1561,11 @@ static size_t addr_print(const struct addr *a, bool with_port, char out[56])
 	const uint8_t *ip = a->ip;
 
 	if (addr_is4(ip)) {
-		sb_fmt(&b, "%u.%u.%u.%u", ip[12], ip[13], ip[14], ip[15]);
+		for (int i = 12; i < 16; i++) {
+			if (i > 12)
+				sb_chr(&b, '.');
+			sb_num(&b, ip[i]);
+		}
 	} else {
 		if (with_port)
 			sb_chr(&b, '[');
@@ -1529,8 +1573,10 @@ static size_t addr_print(const struct addr *a, bool with_port, char out[56])
 		if (with_port)
 			sb_chr(&b, ']');
 	}
-	if (with_port)
-		sb_fmt(&b, ":%u", a->port);
+	if (with_port) {
+		sb_chr(&b, ':');
+		sb_num(&b, a->port);
+	}
 	out[b.n] = 0;
 	return b.n;
 }
@@ -1646,7 +1692,8 @@ static void addr_from_sa(const struct sockaddr_storage *ss, struct addr *a)
  *       hd_name hd_authority
  */
 
-/* The fields that the proxy looks at: name, its first and last byte, and whether it goes on. */
+/* The fields that the proxy looks at, and some that come often: name, its first and last byte, and
+ * whether it goes on. A name that stands here needs no look at each of its bytes. */
 #define HD_FIELDS(X)                                                                               \
 	X(HOST, "host", 'h', 't', HD_OUT)                                                              \
 	X(CONTENT_LENGTH, "content-length", 'c', 'h', HD_OUT)                                          \
@@ -1679,7 +1726,21 @@ static void addr_from_sa(const struct sockaddr_storage *ss, struct addr *a)
 	X(LOCATION, "location", 'l', 'n', HD_ON)                                                       \
 	X(CONTENT_LOCATION, "content-location", 'c', 'n', HD_ON)                                       \
 	X(REFRESH, "refresh", 'r', 'h', HD_ON)                                                         \
-	X(HSTS, "strict-transport-security", 's', 'y', HD_ON)
+	X(HSTS, "strict-transport-security", 's', 'y', HD_ON)                                          \
+	X(SERVER, "server", 's', 'r', HD_ON)                                                           \
+	X(CONTENT_TYPE, "content-type", 'c', 'e', HD_ON)                                               \
+	X(LAST_MODIFIED, "last-modified", 'l', 'd', HD_ON)                                             \
+	X(ETAG, "etag", 'e', 'g', HD_ON)                                                               \
+	X(ACCEPT_RANGES, "accept-ranges", 'a', 's', HD_ON)                                             \
+	X(CACHE_CONTROL, "cache-control", 'c', 'l', HD_ON)                                             \
+	X(COOKIE, "cookie", 'c', 'e', HD_ON)                                                           \
+	X(SET_COOKIE, "set-cookie", 's', 'e', HD_ON)                                                   \
+	X(ACCEPT_ENCODING, "accept-encoding", 'a', 'g', HD_ON)                                         \
+	X(ACCEPT_LANGUAGE, "accept-language", 'a', 'e', HD_ON)                                         \
+	X(VARY, "vary", 'v', 'y', HD_ON)                                                               \
+	X(CONTENT_ENCODING, "content-encoding", 'c', 'g', HD_ON)                                       \
+	X(ORIGIN, "origin", 'o', 'n', HD_ON)                                                           \
+	X(RANGE, "range", 'r', 'e', HD_ON)
 
 enum hd_id {
 	HF_OTHER,
@@ -1736,15 +1797,16 @@ struct hd {
 	struct hd_span path, query; /* path may be empty: "/"; query begins with "?" */
 	uint32_t at, scan;			/* the line that is being read begins at, is looked through up to */
 	uint32_t size;				/* bytes of the whole head */
-	uint64_t seen;				/* HD_BITs of the fields there */
 	uint16_t n;
+	uint64_t seen;				/* HD_BITs of the fields there */
+	uint8_t first[HF_COUNT]; /* of those: the index of the first one; not cleared */
 	struct hd_field f[RP_FIELDS_MAX];
 };
 
 /* Makes h ready for a new head. */
 static void hd_reset(struct hd *h, bool response)
 {
-	memset(h, 0, offsetof(struct hd, f));
+	memset(h, 0, offsetof(struct hd, first));
 	h->response = response;
 }
 
@@ -1762,6 +1824,25 @@ static const char *hd_name(enum hd_id id)
 #undef X
 											"x-forwarded-"};
 	return names[id];
+}
+
+/* Is a token this lower-case name of letters, digits and "-", which bit 5 alone tells from upper
+ * case? Both have the same length. */
+static bool hd_same(struct sl token, const char *name)
+{
+	size_t i = 0, a, b;
+
+	for (; i + sizeof a <= token.n; i += sizeof a) {
+		memcpy(&a, token.p + i, sizeof a);
+		memcpy(&b, name + i, sizeof b);
+		if ((a | SL_EACH(0x20)) != b)
+			return false;
+		if (i + 2 * sizeof a > token.n && i + sizeof a < token.n)
+			i = token.n - 2 * sizeof a; /* the last word overlaps the one before */
+	}
+	while (i < token.n && (token.p[i] | 0x20) == name[i])
+		i++;
+	return i == token.n;
 }
 
 /* Which of HD_FIELDS a name is. Length, first and last byte leave one candidate: two that were
@@ -1782,7 +1863,7 @@ static enum hd_id hd_lookup(struct sl name)
 	default:
 		break;
 	}
-	if (id != HF_OTHER && sl_iis(name, hd_name(id)))
+	if (id != HF_OTHER && name.n < 256 && hd_same(name, hd_name(id)))
 		return id;
 	if (a == 'x' && name.n >= 12 && sl_iis(sl_mk(name.p, 12), "x-forwarded-"))
 		return HF_XF_OTHER;
@@ -1887,29 +1968,34 @@ static int hd_status_line(struct hd *h, const char *base, struct sl line)
 static int hd_field_line(struct hd *h, const char *base, struct sl line)
 {
 	enum why bad = h->response ? WHY_UP_BAD : WHY_BAD_REQUEST;
-	uint8_t all = 0xff, class;
-	size_t n = 0;
+	const char *p = line.p, *end = p + line.n; /* a CR stands there: no loop runs over it */
+	struct hd_field *f = &h->f[h->n];
+	struct sl name = sl_mk(p, sl_colon(line));
+	uint8_t all = 0xff;
 
 	if (h->n == RP_FIELDS_MAX)
 		return hd_bad(h, h->response ? WHY_UP_BAD : WHY_HEAD_TOO_BIG, 431);
-	while (n < line.n && (class = sl_class[(uint8_t)line.p[n]]) & SL_TCHAR) {
-		all &= class;
-		n++;
-	}
-	if (!n || n == line.n || line.p[n] != ':') /* RFC 9112 5.1: no blank before the colon */
+	if (!name.n || name.n == line.n)
 		return hd_bad(h, bad, 400);
-	struct hd_field *f = &h->f[h->n++];
-	struct sl value = sl_rest(line, n + 1);
-	while (value.n && (value.p[0] == ' ' || value.p[0] == '\t'))
-		value = sl_mk(value.p + 1, value.n - 1);
-	while (value.n && (value.p[value.n - 1] == ' ' || value.p[value.n - 1] == '\t'))
-		value.n--;
-	f->name = hd_span(base, sl_mk(line.p, n));
-	f->value = hd_span(base, value);
-	f->id = (uint8_t)hd_lookup(sl_mk(line.p, n));
+	f->id = (uint8_t)hd_lookup(name);
+	for (size_t i = 0; f->id == HF_OTHER && i < name.n; i++)
+		all &= sl_class[(uint8_t)name.p[i]];
+	if (!(all & SL_TCHAR)) /* RFC 9112 5.1: no blank before the colon, for one */
+		return hd_bad(h, bad, 400);
+	p += name.n;
+	do
+		p++;
+	while (*p == ' ' || *p == '\t');
+	while (end > p && (end[-1] == ' ' || end[-1] == '\t'))
+		end--;
+	f->name = hd_span(base, name);
+	f->value = hd_span(base, sl_mk(p, (size_t)(end - p)));
 	/* X_Forwarded_For and its like are one name to some backends (CGI): none passes. */
 	f->drop = !(all & SL_NAME) && !h->response;
+	if (!(h->seen >> f->id & 1))
+		h->first[f->id] = (uint8_t)h->n;
 	h->seen |= (uint64_t)1 << f->id;
+	h->n++;
 	return 0;
 }
 
@@ -1919,6 +2005,8 @@ static struct hd_field *hd_next(struct hd *h, enum hd_id id, unsigned *i)
 {
 	if (!(h->seen >> id & 1))
 		return NULL;
+	if (*i < h->first[id])
+		*i = h->first[id];
 	while (*i < h->n)
 		if (h->f[(*i)++].id == id)
 			return &h->f[*i - 1];
@@ -1964,7 +2052,7 @@ static int hd_connection(struct hd *h, const char *base)
 	while ((f = hd_next(h, HF_CONNECTION, &i))) {
 		struct sl rest = hd_sl(base, f->value), word;
 		while (sl_item(&rest, &word)) {
-			if (sl_iis(word, "keep-alive")) {
+			if (word.n == 10 && hd_same(word, "keep-alive")) {
 				h->keep = true;
 				continue;
 			}
@@ -2063,6 +2151,12 @@ static int hd_too_long(struct hd *h, const char *base, uint32_t end, uint32_t ma
 	return 0;
 }
 
+/* Can a response that begins like this become one? Another protocol's first line may never end. */
+static bool hd_begun(const struct hd *h, const char *base)
+{
+	return !h->response || h->at || memcmp(base, "HTTP/1.", h->scan < 7 ? h->scan : 7) == 0;
+}
+
 /* Parses the head that begins at in.p, which must be the same bytes and more in each call until it
  * is whole. Returns its length, 0 for more bytes, -1 bad with h->why and h->status. */
 static ptrdiff_t hd_parse(struct hd *h, struct sl in, uint32_t max)
@@ -2075,7 +2169,7 @@ static ptrdiff_t hd_parse(struct hd *h, struct sl in, uint32_t max)
 		if (hd_too_long(h, in.p, h->scan, max) < 0)
 			return -1;
 		if (h->scan == n)
-			return 0;
+			return hd_begun(h, in.p) ? 0 : hd_bad(h, bad, 502);
 		if (in.p[h->scan] == '\t') {
 			h->scan++;
 			continue;
@@ -2280,9 +2374,10 @@ static bool fr_is_text(char c)
 /* One byte of a chunk-size line (RFC 9112 7.1), which has no blanks. */
 static int fr_size_byte(struct fr *f, char c)
 {
+	bool ext = f->at > FR_SIZE && f->at < FR_SIZE_LF; /* a line without costs nothing */
 	int digit;
 
-	if (++f->line > RP_CHUNK_LINE || (f->at != FR_SIZE && ++f->ext > RP_CHUNK_EXT))
+	if (++f->line > RP_CHUNK_LINE || (ext && ++f->ext > RP_CHUNK_EXT))
 		return -1;
 	switch (f->at) {
 	case FR_SIZE:
@@ -2464,8 +2559,10 @@ static int rt_compare(const struct route *r, int class, struct sl name)
 	if (d)
 		return d;
 	const char *host = r->host + (class == RT_WILD);
-	d = strncmp(host, name.p, name.n);
-	return d ? d : host[name.n] != 0;
+	size_t i = 0;
+	while (i < name.n && host[i] == name.p[i])
+		i++;
+	return (uint8_t)host[i] - (i < name.n ? (uint8_t)name.p[i] : 0);
 }
 
 /* The first route of a host, nroute for none. */
@@ -2669,6 +2766,8 @@ static bool rt_ambiguous(const struct conf *cf, struct sl host, struct sl path)
 			return false;
 	}
 }
+
+RP_SELDOM
 
 /* ==[ CONF ]============================================= prefix: cf_ ==
  * One table of options gives flags, lines of files, ranges, help, manual, completion and the dump;
@@ -6839,6 +6938,8 @@ static int tls_feed(struct tls *x, struct sl bytes)
 	return 0;
 }
 
+RP_OFTEN
+
 /* ==[ NET ]============================================== prefix: net_ ==
  * Listeners and connections. There is one kind of connection for clients, backends and health
  * checks: one read path, one write path, TLS or not; who owns it is a word in it. Also the state of
@@ -7258,9 +7359,7 @@ static bool net_pump(struct rp *rp, struct conn *c, bool want)
 	return (moved & (TLS_RX | TLS_TX | TLS_PK)) || ended;
 }
 
-/* Moves bytes between the socket and c->in, c->out, as far as poll() said that it goes: at most
- * one buffer each way. want: more may be read. Returns whether anything changed. */
-static bool net_io(struct rp *rp, struct conn *c, bool want)
+static bool net_io_now(struct rp *rp, struct conn *c, bool want)
 {
 	if (c->phase == CP_FREE || c->broken)
 		return false;
@@ -7274,6 +7373,14 @@ static bool net_io(struct rp *rp, struct conn *c, bool want)
 		c->eof = true;
 	}
 	return moved;
+}
+
+/* Moves bytes between the socket and c->in, c->out, as far as poll() said that it goes: at most
+ * one buffer each way. want: more may be read. Returns whether anything changed. */
+static inline bool net_io(struct rp *rp, struct conn *c, bool want)
+{
+	/* Most often nothing came and nothing is to go. */
+	return (c->tls || c->ready || buf_len(&c->out)) && net_io_now(rp, c, want);
 }
 
 /* What to ask poll() for. want: the owner would take more bytes. */
@@ -7358,6 +7465,8 @@ static bool net_lingered(struct rp *rp, struct conn *c)
 	}
 	return c->lingered > RP_LINGER_MAX || tm_due(&c->due, rp->now);
 }
+
+RP_SELDOM
 
 /* The PROXY protocol, versions 1 and 2, as HAProxy's proxy-protocol.txt has it: what a peer of
  * --accept-proxy begins with, and what a target with send-proxy= is told. */
@@ -7952,6 +8061,8 @@ static int dns_ask_hash(struct dns_room *room, uint64_t cookie, struct sl hash, 
 	memset(&q, 0, sizeof q);
 	return r;
 }
+
+RP_OFTEN
 
 /* ==[ UP ]=============================================== prefix: up_ ==
  * The targets: which one is next, what is known of their health, their names' addresses, their idle
@@ -9000,6 +9111,8 @@ static void gate_unload(struct conf *cf)
 	}
 }
 
+RP_SELDOM
+
 /* ==[ REPLY ]============================================ prefix: rep_ ==
  * Our own answers: error pages, redirects, challenge files, the status page and metrics. They are
  * written into a buffer; who sends them is no business of this room. No page names an address, a
@@ -9375,6 +9488,8 @@ static bool rep_status(const struct rp *rp, enum rep_form form, size_t row, stru
 	return false;
 }
 
+RP_OFTEN
+
 /* ==[ TUN ]============================================== prefix: tun_ ==
  * Two connections joined: what one sends the other gets, and so for its end. After an Upgrade that
  * both wanted, and for TLS that is passed through unopened.
@@ -9480,6 +9595,7 @@ struct tx_msg {
 	bool fresh;								  /* no pooled connection any more: one was stale */
 	bool answered;	  /* the head of the final answer was written to the client */
 	bool close;		  /* the client's connection ends with this request */
+	bool half;		  /* the client had shut its sending side before the answer began */
 	bool cut;		  /* the answer is not whole: the client must see that */
 	bool tcp;		  /* passthrough */
 	bool waiting;	  /* for a verdict on a password */
@@ -9493,8 +9609,9 @@ struct tx_msg {
 	struct gate_caller who;
 	struct sl user; /* points into name */
 	struct tx_line line;
-	uint16_t nhost;
+	uint16_t nhost, npeer;
 	char host[RP_NAME_MAX + 3]; /* in its one form */
+	char peer[56];				/* who.addr as text, when npeer is set */
 	char name[64];
 };
 
@@ -9562,6 +9679,14 @@ static const struct tx_why {
 static const char *tx_base(const struct tx *t)
 {
 	return (const char *)t->c->in.p + t->c->in.r;
+}
+
+/* The believed address as text. */
+static struct sl tx_peer(struct tx *t)
+{
+	if (!t->m.npeer)
+		t->m.npeer = (uint16_t)addr_print(&t->m.who.addr, false, t->m.peer);
+	return sl_mk(t->m.peer, t->m.npeer);
 }
 
 static struct sl tx_host(const struct tx *t)
@@ -9681,7 +9806,9 @@ static void tx_log_combined(struct rp *rp, struct tx *t, struct sl peer, struct 
 	const struct tx_line *l = &t->m.line;
 	struct conn *c = t->c;
 
-	tx_log_word(b, tx_host(t));
+	if (!t->m.nhost)
+		sb_chr(b, '-');
+	sb_put(b, tx_host(t));
 	sb_chr(b, ' ');
 	sb_put(b, peer);
 	sb_str(b, " - ");
@@ -9725,7 +9852,7 @@ static void tx_log_combined(struct rp *rp, struct tx *t, struct sl peer, struct 
 
 static void tx_log(struct rp *rp, struct tx *t)
 {
-	char line[RP_LOG_LINE], peer[56];
+	char line[RP_LOG_LINE];
 	struct sb b = sb_of(line, sizeof line);
 
 	rp->by_why[t->m.why]++;
@@ -9735,7 +9862,7 @@ static void tx_log(struct rp *rp, struct tx *t)
 		return;
 	if (!t->m.captured)
 		tx_read_line(t);
-	struct sl who = sl_mk(peer, addr_print(&t->m.who.addr, false, peer));
+	struct sl who = tx_peer(t);
 	if (t->cf->log_format == CF_LOG_JSON)
 		tx_log_json(rp, t, who, &b);
 	else
@@ -9880,8 +10007,8 @@ static bool tx_plan_frame(struct tx *t)
 	const char *base = tx_base(t);
 	struct sl method = hd_sl(base, t->req.method);
 
-	t->m.is_head = sl_is(method, "HEAD");
 	t->m.is_get = sl_is(method, "GET");
+	t->m.is_head = sl_is(method, "HEAD");
 	t->m.idempotent = t->m.is_get || t->m.is_head || sl_is(method, "OPTIONS") ||
 					  sl_is(method, "PUT") || sl_is(method, "DELETE");
 	t->m.close = t->req.close || (!t->req.minor && !t->req.keep);
@@ -9953,10 +10080,11 @@ static bool tx_plan_status(struct tx *t)
 static void tx_plan_caller(struct tx *t)
 {
 	const char *base = tx_base(t);
-	struct gate_claims cl = {.nxff = 0};
+	struct gate_claims cl;
 	struct hd_field *f;
 	unsigned i = 0;
 
+	cl.nxff = 0;
 	if (t->req.seen & hd_claims) {
 		while (cl.nxff < GATE_XFF_MAX && (f = hd_next(&t->req, HF_XFF, &i)))
 			cl.xff[cl.nxff++] = hd_sl(base, f->value);
@@ -10224,8 +10352,8 @@ static void tx_put_host(struct tx *t, const char *base, struct sb *b)
 /* RFC 7239's older cousins: what every application reads. */
 static void tx_put_forwarded(struct tx *t, const char *base, struct sb *b)
 {
-	char believed[56], peer[56];
-	struct sl who = sl_mk(believed, addr_print(&t->m.who.addr, false, believed));
+	char peer[56];
+	struct sl who = tx_peer(t);
 
 	sb_str(b, "X-Forwarded-For: ");
 	sb_put(b, who);
@@ -10242,7 +10370,6 @@ static void tx_put_forwarded(struct tx *t, const char *base, struct sb *b)
 		sb_put(b, hd_value(&t->req, base, HF_HOST));
 		sb_crlf(b);
 	}
-	sb_str(b, "Via: 1.1 rproxy\r\n");
 }
 
 static void tx_put_lines(struct sb *b, const struct strs *lines)
@@ -10784,6 +10911,7 @@ static bool tx_answer(struct rp *rp, struct tx *t)
 		return tx_up_bad(rp, t, WHY_UP_BAD);
 	t->m.status = t->rsp.status;
 	t->m.answered = true;
+	t->m.half = t->c->eof;
 	t->u->used |= t->rsp.close || (!t->rsp.minor && !t->rsp.keep);
 	d->fr.no_reuse |= t->rsp.close || (!t->rsp.minor && !t->rsp.keep);
 	uint64_t ms = RP_IDLE_UP_MS;
@@ -10884,6 +11012,9 @@ static bool tx_relay(struct rp *rp, struct tx *t)
 	}
 	if (tx_body_over(d))
 		return tx_answered(rp, t);
+	/* Who closes in the middle of his answer has left; who did so before it waits for it. */
+	if (t->c->eof && !t->m.half && !buf_len(&t->c->in))
+		return tx_abort(rp, t, WHY_CLIENT_GONE);
 	if (net_io(rp, t->u, !buf_len(&t->u->in))) {
 		t->m.u_at = rp->now;
 		moved = true;
@@ -11554,7 +11685,7 @@ static void tx_list(struct rp *rp)
 	for (uint32_t i = 0; i < rp->nlive; i++) {
 		struct conn *c = rp->live[i];
 		struct tx *t = c->kind == CO_CLIENT && c->phase != CP_FREE ? c->t : NULL;
-		char text[400], peer[56];
+		char text[400], peer[56], line[1200];
 		struct sb b = sb_of(text, sizeof text - 1);
 		if (!t)
 			continue;
@@ -11565,11 +11696,13 @@ static void tx_list(struct rp *rp)
 		sb_chr(&b, ' ');
 		sb_escape(&b, t->m.line.target, 60, false);
 		text[b.n] = 0;
-		log_event(LOG_ERR, "transaction %s %llu ms %s %.*s %s -> %s, %llu bytes up, %llu down",
-				  tx_state_name(t->state), (unsigned long long)(rp->now - t->m.began), peer,
-				  (int)t->m.nhost, t->m.host, text, t->target ? t->target->label : "-",
-				  (unsigned long long)(t->m.up.fr.total + t->m.tun_up),
-				  (unsigned long long)(t->m.down.fr.total + t->m.tun_down));
+		struct sb l = sb_of(line, sizeof line);
+		sb_fmt(&l, "rproxy: transaction %s %llu ms %s %.*s %s -> %s, %llu bytes up, %llu down\n",
+			   tx_state_name(t->state), (unsigned long long)(rp->now - t->m.began), peer,
+			   (int)t->m.nhost, t->m.host, text, t->target ? t->target->label : "-",
+			   (unsigned long long)(t->m.up.fr.total + t->m.tun_up),
+			   (unsigned long long)(t->m.down.fr.total + t->m.tun_down));
+		log_line(LOG_ERR, line, l.n);
 		n++;
 	}
 	log_event(LOG_ERR, "%u transactions under way", n);
@@ -11597,6 +11730,8 @@ static void tx_check(const struct rp *rp)
 	assert(clients == rp->nclient);
 	assert(tx == rp->ntx - rp->nfree_tx);
 }
+
+RP_SELDOM
 
 /* ==[ JAIL ]============================================= prefix: jail_ ==
  * Giving up privileges: chroot, groups, gid, uid, no-new-privs, capabilities. In that order, once,
@@ -12085,7 +12220,7 @@ static int life_reload(struct rp *rp)
 	rp->certs = certs;
 	life_acme(rp, cf);
 	life_warn_uncovered(cf, certs);
-	log_event(LOG_WARN, "reloaded");
+	log_event(LOG_INFO, "reloaded");
 	return 0;
 unhold:
 	up_drop(rp, cf);
@@ -12173,6 +12308,8 @@ static void life_second(struct rp *rp)
 	}
 }
 
+RP_OFTEN
+
 /* ==[ LOOP ]============================================= prefix: loop_ ==
  * One turn: fill the pollfd array, wait, dispatch by owner kind, accept, look at the clock.
  * Fails: never.
@@ -12199,8 +12336,21 @@ static void loop_sooner(uint64_t *due, uint64_t at)
 		*due = at;
 }
 
-/* Writes down what to wait for. Reaps closed connections and ends patience on the way; returns how
- * long to wait in ms. */
+/* Ends the patience that is over. *due becomes the earlier of itself and the next end. */
+static void loop_expire(struct rp *rp, struct conn *c, uint64_t *due)
+{
+	if (c->kind == CO_CLIENT && c->phase != CP_FREE)
+		tx_expire(rp, c, due);
+	else if (c->kind == CO_IDLE && tm_due(&c->due, rp->now))
+		up_retire(rp, c);
+	else if (c->kind == CO_CHECK && tm_due(&c->due, rp->now))
+		up_check_io(rp, c);
+	else
+		loop_sooner(due, c->due);
+}
+
+/* Writes down what to wait for. Reaps closed connections and ends patience before: the end of one
+ * may close others. Returns how long to wait in ms. */
 static int loop_fill(struct rp *rp)
 {
 	uint64_t due = rp->up_due ? rp->up_due : rp->now;
@@ -12215,16 +12365,10 @@ static int loop_fill(struct rp *rp)
 	loop_sooner(&due, rp->accept_after > rp->now ? rp->accept_after : 0);
 	loop_sooner(&due, rp->drain_due);
 	rp->npfd = LOOP_LISTENERS + rp->nls;
+	for (uint32_t k = 0; k < rp->nlive; k++)
+		loop_expire(rp, rp->live[k], &due);
 	while (i < rp->nlive) {
 		struct conn *c = rp->live[i];
-		if (c->kind == CO_CLIENT && c->phase != CP_FREE)
-			tx_expire(rp, c, &due);
-		else if (c->kind == CO_IDLE && tm_due(&c->due, rp->now))
-			up_retire(rp, c);
-		else if (c->kind == CO_CHECK && tm_due(&c->due, rp->now))
-			up_check_io(rp, c);
-		else if (c->due)
-			loop_sooner(&due, c->due);
 		if (net_reap(rp, i))
 			continue;
 		bool want = tx_wants(c) || c->kind == CO_IDLE || c->kind == CO_CHECK;

@@ -137,6 +137,11 @@ static void sys_unmem(void *p, size_t n)
 	free(p);
 }
 
+static void sys_fade(void *p, size_t n)
+{
+	memset(p, 0, n);
+}
+
 /* ---- queues and connections ---- */
 
 static size_t sim_q_len(const struct sim_q *q)
@@ -607,6 +612,10 @@ static char *sys_slurp(const char *path, size_t max, size_t *len)
 	return NULL;
 }
 
+struct sys_stamp {
+	int64_t size, sec, ino;
+};
+
 static int sys_stamp(const char *path, struct sys_stamp *out)
 {
 	(void)path;
@@ -659,6 +668,8 @@ static void sys_notify(int fd, const char *state)
 	(void)fd, (void)state;
 }
 
+enum { SYS_TERM = 1, SYS_HUP = 2, SYS_USR1 = 4, SYS_USR2 = 8, SYS_CHLD = 16 };
+
 static void sys_signals(void)
 {
 }
@@ -674,8 +685,15 @@ static unsigned sys_taken(int *terms)
 
 static size_t sys_first_byte(size_t x)
 {
-	(void)x; /* the slow way that big-endian machines take */
-	return 0;
+	uint8_t byte[sizeof x];
+	size_t i = 0;
+
+	memcpy(byte, &x, sizeof x);
+	while (i < sizeof x && !byte[i])
+		i++;
+	if (i == sizeof x)
+		sim_wrong("sys_first_byte(0)");
+	return i;
 }
 
 static int sys_open(const char *path)

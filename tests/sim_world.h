@@ -338,6 +338,8 @@ static unsigned token_of(const struct ask *a)
 
 /* ---- making a story ---- */
 
+#define WORLD_ASKS 1000 /* of a story whose first client has fewer */
+
 /* Adds `n` asks of the plainest kind and the client that sends them. They are changed before
  * client_write(). */
 static struct client *client_add(unsigned n)
@@ -345,7 +347,7 @@ static struct client *client_add(unsigned n)
 	struct client *c = &world.client[world.nclient++];
 
 	if (!world.ask)
-		world.ask = calloc(200000, sizeof *world.ask);
+		world.ask = calloc(n < WORLD_ASKS ? WORLD_ASKS : 200000, sizeof *world.ask);
 	if (!world.ask)
 		abort();
 	*c = (struct client){.ask = &world.ask[world.nask], .nask = n, .piece = 1u << sim_rand(16)};
@@ -706,6 +708,8 @@ static uint64_t client_run(struct client *c)
 	}
 	if (sim_odds(world.lazy))
 		return sim.now + 1 + sim_rand(20);
+	if (c->c->near_closed) /* who did not read was let go: it may see that now */
+		c->stop_at = SIZE_MAX;
 	size_t n = c->ngot >= c->stop_at ? 0 : sim_q_get(&c->c->out, chunk, sim_odds(128) ? 1 + sim_rand(sizeof chunk) : sizeof chunk);
 	put(&c->got, &c->ngot, chunk, n);
 	if (!sim_q_len(&c->c->out)) {

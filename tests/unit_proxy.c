@@ -64,29 +64,52 @@ static void version_1_unknown_is_local(void)
 	struct net_proxy p;
 
 	for (size_t i = 0; i < sizeof rows / sizeof *rows; i++)
-		HOLDS_FOR(rows[i], parse(rows[i], strlen(rows[i]), &p) == (ptrdiff_t)strlen(rows[i]) &&
-							   p.local);
+		HOLDS_FOR(rows[i],
+				  parse(rows[i], strlen(rows[i]), &p) == (ptrdiff_t)strlen(rows[i]) && p.local);
 }
 
 static void a_malformed_version_1_line_is_refused(void)
 {
 	static const char *const rows[] = {
-		"GET / HTTP/1.1\r\n", "proxy TCP4 1.2.3.4 5.6.7.8 1 2\r\n", "PROXYTCP4", "PROXY\tTCP4",
-		"X", " PROXY", "\n", "PROXY\r\n", "PROXY \r\n", "PROXY TCP4\r\n",
-		"PROXY  TCP4 1.2.3.4 5.6.7.8 1 2\r\n", "PROXY TCP4  1.2.3.4 5.6.7.8 1 2\r\n",
-		"PROXY TCP4 1.2.3.4 5.6.7.8 1  2\r\n", "PROXY TCP4 1.2.3.4 5.6.7.8 1 2 \r\n",
-		"PROXY TCP4 1.2.3.4 5.6.7.8 1 2 3\r\n", "PROXY TCP4 1.2.3.4 5.6.7.8 1\r\n",
-		"PROXY TCP4 1.2.3.4 5.6.7.8\r\n", "PROXY TCP4 1.2.3.4\r\n",
-		"PROXY TCP4 1.2.3.4 5.6.7.8 01 2\r\n", "PROXY TCP4 1.2.3.4 5.6.7.8 1 00\r\n",
-		"PROXY TCP4 1.2.3.4 5.6.7.8 1 65536\r\n", "PROXY TCP4 1.2.3.4 5.6.7.8 -1 2\r\n",
-		"PROXY TCP4 1.2.3.4 5.6.7.8 +1 2\r\n", "PROXY TCP4 1.2.3.4 5.6.7.8 a 2\r\n",
-		"PROXY TCP4 1.2.3 5.6.7.8 1 2\r\n", "PROXY TCP4 256.2.3.4 5.6.7.8 1 2\r\n",
-		"PROXY TCP4 01.2.3.4 5.6.7.8 1 2\r\n", "PROXY TCP4 ::1 ::2 1 2\r\n",
-		"PROXY TCP6 1.2.3.4 5.6.7.8 1 2\r\n", "PROXY TCP6 ::1 5.6.7.8 1 2\r\n",
-		"PROXY TCP6 [::1] ::2 1 2\r\n", "PROXY TCP6 ::1%eth0 ::2 1 2\r\n",
-		"PROXY TCP5 1.2.3.4 5.6.7.8 1 2\r\n", "PROXY tcp4 1.2.3.4 5.6.7.8 1 2\r\n",
-		"PROXY UDP4 1.2.3.4 5.6.7.8 1 2\r\n", "PROXY unknown\r\n", "PROXY UNKNOWNX\r\n",
-		"PROXY TCP4 1.2.3.4 5.6.7.8 1 2\rX", "PROXY TCP4 1.2.3.4 5.6.7.8\r 1 2\r\n",
+		"GET / HTTP/1.1\r\n",
+		"proxy TCP4 1.2.3.4 5.6.7.8 1 2\r\n",
+		"PROXYTCP4",
+		"PROXY\tTCP4",
+		"X",
+		" PROXY",
+		"\n",
+		"PROXY\r\n",
+		"PROXY \r\n",
+		"PROXY TCP4\r\n",
+		"PROXY  TCP4 1.2.3.4 5.6.7.8 1 2\r\n",
+		"PROXY TCP4  1.2.3.4 5.6.7.8 1 2\r\n",
+		"PROXY TCP4 1.2.3.4 5.6.7.8 1  2\r\n",
+		"PROXY TCP4 1.2.3.4 5.6.7.8 1 2 \r\n",
+		"PROXY TCP4 1.2.3.4 5.6.7.8 1 2 3\r\n",
+		"PROXY TCP4 1.2.3.4 5.6.7.8 1\r\n",
+		"PROXY TCP4 1.2.3.4 5.6.7.8\r\n",
+		"PROXY TCP4 1.2.3.4\r\n",
+		"PROXY TCP4 1.2.3.4 5.6.7.8 01 2\r\n",
+		"PROXY TCP4 1.2.3.4 5.6.7.8 1 00\r\n",
+		"PROXY TCP4 1.2.3.4 5.6.7.8 1 65536\r\n",
+		"PROXY TCP4 1.2.3.4 5.6.7.8 -1 2\r\n",
+		"PROXY TCP4 1.2.3.4 5.6.7.8 +1 2\r\n",
+		"PROXY TCP4 1.2.3.4 5.6.7.8 a 2\r\n",
+		"PROXY TCP4 1.2.3 5.6.7.8 1 2\r\n",
+		"PROXY TCP4 256.2.3.4 5.6.7.8 1 2\r\n",
+		"PROXY TCP4 01.2.3.4 5.6.7.8 1 2\r\n",
+		"PROXY TCP4 ::1 ::2 1 2\r\n",
+		"PROXY TCP6 1.2.3.4 5.6.7.8 1 2\r\n",
+		"PROXY TCP6 ::1 5.6.7.8 1 2\r\n",
+		"PROXY TCP6 [::1] ::2 1 2\r\n",
+		"PROXY TCP6 ::1%eth0 ::2 1 2\r\n",
+		"PROXY TCP5 1.2.3.4 5.6.7.8 1 2\r\n",
+		"PROXY tcp4 1.2.3.4 5.6.7.8 1 2\r\n",
+		"PROXY UDP4 1.2.3.4 5.6.7.8 1 2\r\n",
+		"PROXY unknown\r\n",
+		"PROXY UNKNOWNX\r\n",
+		"PROXY TCP4 1.2.3.4 5.6.7.8 1 2\rX",
+		"PROXY TCP4 1.2.3.4 5.6.7.8\r 1 2\r\n",
 		"PROXY UNKNOWN\r\r\n",
 	};
 	char line[128] = "PROXY UNKNOWN ";
@@ -169,7 +192,8 @@ static void a_malformed_version_2_header_is_refused(void)
 		HOLDS((parse(b, make(b, (uint8_t)cmd, 0x11, FOUR, 12), &p) > 0) ==
 			  (cmd == 0x20 || cmd == 0x21));
 	for (unsigned f = 0; f < 256; f++) /* other values must be rejected */
-		HOLDS((parse(b, make(b, 0x21, (uint8_t)f, zeros, 216), &p) > 0) == (f >> 4 < 4 && (f & 15) < 3));
+		HOLDS((parse(b, make(b, 0x21, (uint8_t)f, zeros, 216), &p) > 0) ==
+			  (f >> 4 < 4 && (f & 15) < 3));
 	for (unsigned i = 0; i < 12; i++) {
 		(void)make(b, 0x21, 0x11, FOUR, 12);
 		b[i] ^= 1;
@@ -190,19 +214,11 @@ static void tlvs_are_skipped_when_they_fit(void)
 		size_t n;
 		bool good;
 	} rows[] = {
-		{"\4\0\0", 3, true},
-		{"\4\0\3abc", 6, true},
-		{"\2\0\1a\352\0\2xy", 9, true},
-		{"\4", 1, false},
-		{"\4\0", 2, false},
-		{"\4\0\1", 3, false},
-		{"\4\0\3ab", 5, false},
-		{"\4\1\0ab", 5, false},
-		{"\4\377\377ab", 5, false},
-		{"\4\0\0\4", 4, false},
-		{"\3\0\3abc", 6, false}, /* a checksum has 4 bytes */
-		{"\3\0\4abcd", 7, false},
-		{"\3\0\0", 3, false},
+		{"\4\0\0", 3, true},	  {"\4\0\3abc", 6, true},  {"\2\0\1a\352\0\2xy", 9, true},
+		{"\4", 1, false},		  {"\4\0", 2, false},	   {"\4\0\1", 3, false},
+		{"\4\0\3ab", 5, false},	  {"\4\1\0ab", 5, false},  {"\4\377\377ab", 5, false},
+		{"\4\0\0\4", 4, false},	  {"\3\0\3abc", 6, false}, /* a checksum has 4 bytes */
+		{"\3\0\4abcd", 7, false}, {"\3\0\0", 3, false},
 	};
 	char b[2048], body[64] = FOUR;
 	struct net_proxy p;
@@ -256,8 +272,10 @@ static void the_checksum_covers_the_whole_header(void)
 static void what_is_written_is_read_again(void)
 {
 	static const char *const rows[][2] = {
-		{"1.2.3.4:1", "5.6.7.8:65535"}, {"[2001:db8::1]:1", "[::1]:443"},
-		{"1.2.3.4:1", "[::1]:2"},		{"[::1]:2", "1.2.3.4:1"},
+		{"1.2.3.4:1", "5.6.7.8:65535"},
+		{"[2001:db8::1]:1", "[::1]:443"},
+		{"1.2.3.4:1", "[::1]:2"},
+		{"[::1]:2", "1.2.3.4:1"},
 		{"[fefe:fefe:fefe:fefe:fefe:fefe:fefe:fefe]:65535",
 		 "[fefe:fefe:fefe:fefe:fefe:fefe:fefe:fefe]:65535"},
 	};
