@@ -1798,7 +1798,7 @@ struct hd {
 	uint32_t at, scan;			/* the line that is being read begins at, is looked through up to */
 	uint32_t size;				/* bytes of the whole head */
 	uint16_t n;
-	uint64_t seen;				/* HD_BITs of the fields there */
+	uint64_t seen;			 /* HD_BITs of the fields there */
 	uint8_t first[HF_COUNT]; /* of those: the index of the first one; not cleared */
 	struct hd_field f[RP_FIELDS_MAX];
 };
@@ -8360,6 +8360,8 @@ static void up_keep(struct rp *rp, struct conn *c, uint64_t ms)
 	tm_set(&c->due, rp->now, ms < RP_IDLE_UP_MS ? ms : RP_IDLE_UP_MS);
 }
 
+RP_SELDOM
+
 /* ---- connecting ---- */
 
 /* Begins a connection to address number i of a target; for send-proxy the client's addresses are
@@ -8575,6 +8577,8 @@ static void up_wake(struct rp *rp, const struct route *r, const struct target *t
 	else
 		log_event(LOG_INFO, "target %s: sent a Wake-on-LAN packet", tg->label);
 }
+
+RP_OFTEN
 
 /* ==[ GATE ]============================================= prefix: gate_ ==
  * Who is calling, and may they: trust and the believed address, address lists, limits, Basic auth.
@@ -10598,6 +10602,8 @@ static bool tx_lost(struct rp *rp, struct tx *t, enum why why)
 	return tx_fail(t, why, 0);
 }
 
+RP_SELDOM
+
 /* ---- Location and its like: names of targets come out public ---- */
 
 /* The route that has a target with this authority; own ones first. NULL: it is not ours. */
@@ -10747,6 +10753,8 @@ static void tx_put_locations(struct rp *rp, struct tx *t, const char *base, stru
 				tx_put_location(rp, t, f, base, b);
 	}
 }
+
+RP_OFTEN
 
 /* ---- the answer's head, rewritten ---- */
 
@@ -11028,6 +11036,8 @@ static bool tx_relay(struct rp *rp, struct tx *t)
 	return moved || n > 0;
 }
 
+RP_SELDOM
+
 /* ---- LOCAL ---- */
 
 /* Where a redirect leads. */
@@ -11200,6 +11210,8 @@ static bool tx_local(struct rp *rp, struct tx *t)
 	}
 	return moved;
 }
+
+RP_OFTEN
 
 /* ---- FLUSH ---- */
 
@@ -11405,6 +11417,8 @@ static void tx_serve(struct rp *rp, struct conn *c)
 		c->again = true;
 }
 
+RP_SELDOM
+
 /* A transaction that is no request: what was said is no ClientHello, or goes through unopened. */
 static struct tx *tx_open_odd(struct rp *rp, struct conn *c)
 {
@@ -11555,6 +11569,8 @@ static void tx_greet_proxy(struct rp *rp, struct conn *c)
 	buf_done(&rp->pool, &c->in);
 }
 
+RP_OFTEN
+
 /* Something happened on a client's connection. */
 static void tx_client(struct rp *rp, struct conn *c)
 {
@@ -11677,6 +11693,8 @@ static void tx_drain_end(struct rp *rp)
 	}
 }
 
+RP_SELDOM
+
 /* USR2: a line for each transaction under way. */
 static void tx_list(struct rp *rp)
 {
@@ -11730,8 +11748,6 @@ static void tx_check(const struct rp *rp)
 	assert(clients == rp->nclient);
 	assert(tx == rp->ntx - rp->nfree_tx);
 }
-
-RP_SELDOM
 
 /* ==[ JAIL ]============================================= prefix: jail_ ==
  * Giving up privileges: chroot, groups, gid, uid, no-new-privs, capabilities. In that order, once,

@@ -15,7 +15,7 @@ FORWARDING = ("X-Forwarded-For", "X-Forwarded-Proto", "X-Forwarded-Host", "X-Rea
 def others(fields):
     """Names and values less what the proxy adds or decides itself."""
     mine = {n.lower() for n in FORWARDING} | {"host", "content-length", "transfer-encoding",
-                                              "connection"}
+                                              "connection", "date"}
     return [tuple(f) for f in fields if f[0].lower() not in mine]
 
 
