@@ -14,7 +14,7 @@
  * functions that its banner names as its door. There are no prototypes, so the compiler refuses a
  * call to something further down. Search for "==[ TX ]" to get to a room:
  *
- *   FRONT SYS STR LOG BUF TIME ADDR HEAD BODY ROUTE CONF CERT TLS NET DNS UP GATE REPLY TUN TX
+ *   FRONT SYS STR TEXT LOG BUF TIME ADDR HEAD BODY ROUTE CONF CERT TLS NET DNS UP GATE REPLY TUN TX
  *   JAIL LIFE LOOP MAIN
  */
 
@@ -474,13 +474,12 @@ static int sys_open(const char *path)
 #endif
 
 /* ==[ STR ]============================================== prefix: sl_ ==
- * Slices, tokens, numbers, base64, hex, constant-time equality, host names; and sb_, a writer into
- * a fixed buffer that remembers when it was too small.
+ * Slices, tokens, numbers, base64, hex, constant-time equality, host names.
  * Owns: nothing.  No locale, no 0 at the end, no allocation.
  * Spec: RFC 9110 5.6.2 (token), RFC 4648 4 (base64), RFC 1123 2.1 (names).
  * Door: sl_of sl_mk sl_eq sl_ieq sl_is sl_iis sl_trim sl_cut sl_item sl_lists sl_count sl_number
  *       sl_hex sl_hexval sl_base64 sl_same sl_host sl_colon sl_lower sl_at sl_plain sl_rest
- *       sl_find sb_of sb_put sb_chr sb_str sb_num sb_crlf sb_fmt sb_escape
+ *       sl_find
  */
 
 enum {
@@ -873,7 +872,12 @@ static size_t sl_host(struct sl a, char *out)
 	return label && a.p[a.n - 1] != '-' ? a.n : 0;
 }
 
-/* A writer into p[cap]. Past the end nothing is written and `over` stays set. */
+/* ==[ TEXT ]============================================= prefix: sb_ ==
+ * A writer into a fixed buffer. Past the end nothing is written and `over` stays set.
+ * Owns: nothing.
+ * Door: sb_of sb_put sb_chr sb_str sb_num sb_crlf sb_fmt sb_escape
+ */
+
 struct sb {
 	char *p;
 	size_t n, cap;
@@ -4922,8 +4926,9 @@ static int cf_usage(const struct conf *cf)
  * Owns: struct crt_set (counted), its pairs with their keys, struct crt_anchors (counted).
  * Fails: each fault of a file is one line that says which file, what, and what would fit.
  * Spec: RFC 7468 (PEM), X.690 (DER), RFC 5280 4.1 and 4.2.1.6, RFC 6125 6.4.3 (wildcards).
- * Door: crt_load crt_hold crt_drop crt_pick crt_covers crt_any crt_stale crt_warn_expiry crt_each
- *       crt_anchors_load crt_anchors_hold crt_anchors_free
+ * Door: crt_load crt_hold crt_drop crt_pick crt_twin crt_covers crt_any crt_stale crt_warn_expiry
+ *       crt_each crt_parse crt_match crt_first_name crt_wipe crt_anchors_load crt_anchors_hold
+ *       crt_anchors_free
  */
 
 #define CRT_CHAIN_MAX 8		 /* certificates of a chain; public ones have 2 to 4 */
@@ -6253,11 +6258,17 @@ static int tls_open_room(struct tls_room **out, uint32_t max_server, uint32_t ma
 
 /* ---- lending ---- */
 
+/* Does it have record buffers now? */
+static bool tls_lent(const struct tls *x)
+{
+	return x->eng->ibuf != NULL;
+}
+
 /* Gives the engine its record buffers. There are as many as connections: it can't fail. What lay
  * in them was nothing, and BearSSL counts in offsets. */
 static void tls_lend(struct tls *x)
 {
-	if (x->eng->ibuf)
+	if (tls_lent(x))
 		return;
 	uint8_t *p = buf_claim(&x->room->io);
 	assert(p);
@@ -6267,7 +6278,7 @@ static void tls_lend(struct tls *x)
 
 static void tls_unlend(struct tls *x)
 {
-	if (x->eng->ibuf)
+	if (tls_lent(x))
 		buf_waive(&x->room->io, x->eng->ibuf);
 	x->eng->ibuf = x->eng->obuf = NULL;
 }
@@ -6566,7 +6577,7 @@ static bool tls_readable(const struct tls *x)
 {
 	size_t len;
 
-	return x->eng->ibuf && br_ssl_engine_recvapp_buf(x->eng, &len);
+	return tls_lent(x) && br_ssl_engine_recvapp_buf(x->eng, &len);
 }
 
 /* Is there something that the pump could work on without the socket: plaintext, or ciphertext that
@@ -6638,7 +6649,7 @@ static bool tls_unsent(const struct tls *x)
 {
 	size_t len;
 
-	return x->eng->ibuf && br_ssl_engine_sendrec_buf(x->eng, &len);
+	return tls_lent(x) && br_ssl_engine_sendrec_buf(x->eng, &len);
 }
 
 /* What to ask poll() for. in_room: the owner would take plaintext; out_data: it has some. */
@@ -6665,12 +6676,6 @@ static bool tls_is_open(const struct tls *x)
 static bool tls_clean_eof(const struct tls *x)
 {
 	return x->eng->shutdown_recv != 0;
-}
-
-/* Does it have record buffers now? */
-static bool tls_lent(const struct tls *x)
-{
-	return x->eng->ibuf != NULL;
 }
 
 /* Queues close_notify behind what is being sent; nothing more can be sent, and what comes is
@@ -8071,7 +8076,7 @@ RP_OFTEN
  * Owns: struct up.  Borrows: idle connections (CO_IDLE, in newest-first lists).
  * Fails: up_dial with NULL and the reason.
  * Spec: RFC 9112 9.3 and 9.6; the magic packet as AMD published it.
- * Door: up_hold up_drop up_pick up_dial up_advance up_report up_take up_keep up_retire up_reap_one
+ * Door: up_of up_hold up_drop up_pick up_dial up_advance up_report up_take up_keep up_retire up_reap_one
  *       up_names up_answer up_step up_check_io up_wake up_addrs up_close up_is_out up_names_needed
  */
 
@@ -9530,10 +9535,13 @@ static bool tun_pass(struct conn *from, struct conn *to, uint64_t *count)
 static enum tun_end tun_step(struct rp *rp, struct conn *a, struct conn *b, uint64_t *up,
 							 uint64_t *down, bool *moved)
 {
-	bool any = net_io(rp, a, tun_wants(a)) | net_io(rp, b, tun_wants(b));
+	bool any = net_io(rp, a, tun_wants(a));
 
-	any |= tun_pass(a, b, up) | tun_pass(b, a, down);
-	any |= net_io(rp, a, false) | net_io(rp, b, false);
+	any |= net_io(rp, b, tun_wants(b));
+	any |= tun_pass(a, b, up);
+	any |= tun_pass(b, a, down);
+	any |= net_io(rp, a, false);
+	any |= net_io(rp, b, false);
 	*moved = any;
 	if (a->broken || b->broken)
 		return TUN_BROKEN;
@@ -12486,9 +12494,8 @@ static bool loop_once(struct rp *rp)
 	if (ready > 0 && nls == rp->nls)
 		loop_accept(rp);
 	life_second(rp);
-#if RP_DEBUG
-	tx_check(rp);
-#endif
+	if (RP_DEBUG)
+		tx_check(rp);
 	if (rp->draining && tm_due(&rp->drain_due, rp->now)) {
 		tx_drain_end(rp);
 		rp->stop = true;

@@ -241,8 +241,9 @@ struct conf {
  * A room calls only rooms above it, and only through their doors.
  *
  * SYS    sys_   syscalls, clock, randomness: the only test seam and the only OS extensions
- * LOG    log_   one line per event: stderr, syslog, file
  * STR    sl_    slices, numbers, tokens, base64, constant-time equality
+ * TEXT   sb_    a writer into a fixed buffer
+ * LOG    log_   one line per event: stderr, syslog, file
  * BUF    buf_   fixed buffers from a pool
  * TIME   tm_    deadlines: says what is due, calls nobody
  * ADDR   addr_  addresses and ranges

@@ -32,11 +32,13 @@ static void judge(const struct conf *cf, const struct route *r)
 	char host[RP_NAME_MAX + 1], path[512];
 	size_t n = strlen(r->path);
 
-	FUZZ_HOLDS(r->host && r->path && r->rule && (n == 0 || (r->path[0] == '/' && r->path[n - 1] != '/')));
+	FUZZ_HOLDS(r->host && r->path && r->rule &&
+			   (n == 0 || (r->path[0] == '/' && r->path[n - 1] != '/')));
 	FUZZ_HOLDS((r->kind == RT_PROXY || r->kind == RT_TCP) == (r->ntarget > 0));
 	FUZZ_HOLDS(r->ntarget <= RP_TARGETS_MAX);
 	for (unsigned i = 0; i < r->ntarget; i++)
-		FUZZ_HOLDS(r->target[i].label && r->target[i].key && (r->target[i].host || r->target[i].path));
+		FUZZ_HOLDS(r->target[i].label && r->target[i].key &&
+				   (r->target[i].host || r->target[i].path));
 	if (!strcmp(r->host, "*") || r->kind == RT_TCP || n >= sizeof path - 2)
 		return;
 	const char *name = r->host[0] == '*' ? r->host + 1 : r->host; /* "*.b": ".b" */
@@ -55,7 +57,8 @@ static void again(const struct route *r)
 
 	FUZZ_HOLDS(cf->faults == 0 && cf->nroute == 1 && strcmp(cf->route[0]->rule, r->rule) == 0);
 	FUZZ_HOLDS(cf->route[0]->kind == r->kind && cf->route[0]->ntarget == r->ntarget);
-	FUZZ_HOLDS(strcmp(cf->route[0]->host, r->host) == 0 && strcmp(cf->route[0]->path, r->path) == 0);
+	FUZZ_HOLDS(strcmp(cf->route[0]->host, r->host) == 0 &&
+			   strcmp(cf->route[0]->path, r->path) == 0);
 	cf_drop(cf);
 }
 
@@ -64,7 +67,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	log_sink.starting = false;
 	log_sink.kind = LOG_TO_NONE;
 	/* No other file is to be read, and no device. */
-	if (size > 4096 || (size && (memmem(data, size, "include", 7) || memmem(data, size, "/proc", 5))))
+	if (size > 4096 ||
+		(size && (memmem(data, size, "include", 7) || memmem(data, size, "/proc", 5))))
 		return 0;
 	struct conf *cf = load("--check", "--log=none", "-c", fuzz_file(data, size));
 	for (size_t i = 0; !cf->faults && i < cf->nroute; i++) {

@@ -98,7 +98,8 @@ static size_t fuzz_fields(struct hd *h, const char *base)
 	sb_crlf(&w);
 	hd_reset(&copy, true);
 	if (w.n <= RP_HEAD_MAX)
-		FUZZ_HOLDS(hd_parse(&copy, sl_mk(whole, w.n), RP_HEAD_MAX) == (ptrdiff_t)w.n && copy.n == on);
+		FUZZ_HOLDS(hd_parse(&copy, sl_mk(whole, w.n), RP_HEAD_MAX) == (ptrdiff_t)w.n &&
+				   copy.n == on);
 	return b.n;
 }
 

@@ -58,8 +58,9 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 		FUZZ_HOLDS(one->name.p >= u->text && one->hash.p > one->name.p);
 	}
 	char *exact = fuzz_copy(field.p, field.n);
-	enum gate_auth verdict = gate_auth_check(g, &dns, u, sl_mk(exact, field.n), 1, dns.helper[DNS_HASH].died_at,
-											 name, sizeof name, &user);
+	enum gate_auth verdict =
+		gate_auth_check(g, &dns, u, sl_mk(exact, field.n), 1, dns.helper[DNS_HASH].died_at, name,
+						sizeof name, &user);
 	FUZZ_HOLDS(verdict == GATE_ASK || (verdict == GATE_DENY && u->n));
 	free(exact);
 	gate_users_free(u);

@@ -80,7 +80,7 @@ class Function:
 
 class Source:
     BANNER = re.compile(r"^/\* ==\[ (\w+) \]=+(?: prefix: (\w+_))?.*?\*/", re.M | re.S)
-    HEAD = re.compile(r"^(?!typedef|struct \w+\s*\{|enum|union)[a-z_]\w*[\w \t\n*]*?\b(\w+)"
+    HEAD = re.compile(r"^ *(?!typedef|struct \w+\s*\{|enum|union)[a-z_]\w*[\w \t\n*]*?\b(\w+)"
                       r"\(([^;{}=]*)\)\s*([{;])", re.M)
 
     def __init__(self):

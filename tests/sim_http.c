@@ -226,7 +226,8 @@ static void tunnels(void)
 static void turn_reload(struct rp *rp)
 {
 	static char *const routes[] = {"h.test=http://127.0.0.1:9001", "h.test=http://127.0.0.1:9002",
-	                               "*=http://127.0.0.1:9001,http://127.0.0.1:9003", "no route at all"};
+								   "*=http://127.0.0.1:9001,http://127.0.0.1:9003",
+								   "no route at all"};
 
 	if (!sim_odds(20))
 		return;
@@ -270,8 +271,8 @@ static bool strict_known(const struct wire *w)
 {
 	for (unsigned i = 0; i < strict.n; i++) {
 		const struct wire *k = &strict.w[i];
-		if (!strcmp(k->method, w->method) && !strcmp(k->target, w->target) && k->nbody == w->nbody &&
-		    (!k->nbody || !memcmp(k->body, w->body, k->nbody)))
+		if (!strcmp(k->method, w->method) && !strcmp(k->target, w->target) &&
+			k->nbody == w->nbody && (!k->nbody || !memcmp(k->body, w->body, k->nbody)))
 			return true;
 	}
 	return false;

@@ -14,7 +14,7 @@
  * The far ends of connections are scripts in sim_world.h; this file only moves bytes and time.
  */
 
-#define SIM_FD0 1000  /* the first fake descriptor: none is mistaken for a real one */
+#define SIM_FD0 1000 /* the first fake descriptor: none is mistaken for a real one */
 #define SIM_FDS 2048
 #define SIM_NEVER UINT64_MAX
 #define SIM_START 1000000 /* ms on the clock when a story begins */
@@ -53,14 +53,14 @@ struct sim_fd {
 
 /* Chances of a fault at one call, in 1/256. */
 struct sim_faults {
-	uint8_t cut_read, cut_write; /* fewer bytes than asked for */
-	uint8_t again;				 /* EAGAIN although it would go */
-	uint8_t hold;				 /* an event is reported only at a later poll */
-	uint8_t ghost;				 /* an event that is none */
-	uint8_t early;				 /* poll returns 0 before the time is up, as after a signal */
+	uint8_t cut_read, cut_write;  /* fewer bytes than asked for */
+	uint8_t again;				  /* EAGAIN although it would go */
+	uint8_t hold;				  /* an event is reported only at a later poll */
+	uint8_t ghost;				  /* an event that is none */
+	uint8_t early;				  /* poll returns 0 before the time is up, as after a signal */
 	uint8_t no_socket, no_accept; /* EMFILE, ENFILE, ECONNABORTED ... */
-	uint8_t late_clock;			 /* a turn takes a few ms */
-	uint8_t wall_jump;			 /* the wall clock jumps */
+	uint8_t late_clock;			  /* a turn takes a few ms */
+	uint8_t wall_jump;			  /* the wall clock jumps */
 };
 
 static struct {
@@ -68,20 +68,20 @@ static struct {
 	int64_t wall; /* what the wall clock is ahead of the monotonic one, s */
 	struct sim_faults f;
 	struct sim_fd fd[SIM_FDS];
-	unsigned nfd, fd_max; /* descriptors that are open, that may be */
+	unsigned nfd, fd_max;	/* descriptors that are open, that may be */
 	struct sim_conn *conns; /* owns: all of the story */
 	struct sim_conn *backlog[1024];
 	unsigned nbacklog;
-	uint64_t (*world)(void);   /* lets the far ends act; says when one wants to act next */
+	uint64_t (*world)(void);			/* lets the far ends act; says when one wants to act next */
 	void (*dialled)(struct sim_conn *); /* the proxy connects to c->port */
-	uint16_t busy_port;		   /* a listener can't be opened there */
-	long alloc_left;		   /* allocations before they fail; < 0: they never do */
+	uint16_t busy_port;					/* a listener can't be opened there */
+	long alloc_left;					/* allocations before they fail; < 0: they never do */
 	unsigned signals;
-	uint64_t moved;			   /* anything that is progress */
-	uint64_t calls;			   /* reads, writes and accepts */
+	uint64_t moved; /* anything that is progress */
+	uint64_t calls; /* reads, writes and accepts */
 	uint64_t polls, datagrams;
-	bool stuck;				   /* nothing will ever happen again */
-	const char *wrong;		   /* a misuse of the system, the first one */
+	bool stuck;		   /* nothing will ever happen again */
+	const char *wrong; /* a misuse of the system, the first one */
 } sim;
 
 /* ---- chance ---- */
@@ -325,7 +325,8 @@ static ssize_t sys_read(int fd, void *p, size_t n)
 	if (n == 0)
 		sim_wrong("a read of no bytes looks like an end");
 	if (sim_q_len(&c->in))
-		return (ssize_t)sim_q_get(&c->in, p, sim_odds(sim.f.cut_read) ? 1 + sim_rand((uint32_t)n) : n);
+		return (ssize_t)sim_q_get(&c->in, p,
+								  sim_odds(sim.f.cut_read) ? 1 + sim_rand((uint32_t)n) : n);
 	if (c->in_rst && c->told++ == 0) {
 		errno = ECONNRESET;
 		return -1;
@@ -567,7 +568,7 @@ static int sys_poll(struct pollfd *p, size_t n, int ms)
 				held = true;
 			}
 			if (p[i].fd >= 0 && p[i].events && sim_odds(sim.f.ghost) && sim_fd_of(p[i].fd)->c &&
-			    !sim_fd_of(p[i].fd)->c->connecting)
+				!sim_fd_of(p[i].fd)->c->connecting)
 				p[i].revents |= p[i].events & (POLLIN | POLLOUT);
 			found += p[i].revents != 0;
 		}

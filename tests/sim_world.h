@@ -13,7 +13,6 @@
 #undef calloc
 #undef realloc
 
-
 /* ---- an independent reader of HTTP/1.1 ---- */
 
 enum wire_framing { W_NONE, W_LENGTH, W_CHUNKED, W_CLOSE };
@@ -47,7 +46,8 @@ static bool wire_tchar(int c)
 }
 
 /* Takes one field. False: not by the letter. */
-static bool wire_field(struct wire *w, const char *line, size_t n, unsigned *hosts, bool *te, bool *cl)
+static bool wire_field(struct wire *w, const char *line, size_t n, unsigned *hosts, bool *te,
+					   bool *cl)
 {
 	char name[64] = "", value[600] = "";
 	size_t k = 0, v;
@@ -85,7 +85,8 @@ static bool wire_field(struct wire *w, const char *line, size_t n, unsigned *hos
 }
 
 /* Reads a head. Its length, 0 more, -1 bad. */
-static ptrdiff_t wire_head(const uint8_t *p, size_t n, bool response, bool head_only, struct wire *w)
+static ptrdiff_t wire_head(const uint8_t *p, size_t n, bool response, bool head_only,
+						   struct wire *w)
 {
 	uint8_t *body = w->body;
 	size_t cap = w->cap, at = 0;
@@ -109,7 +110,8 @@ static ptrdiff_t wire_head(const uint8_t *p, size_t n, bool response, bool head_
 			if (len < 12 || sscanf(line, "HTTP/1.%1d %3d", &w->minor, &w->code) != 2)
 				return -1;
 		} else if (first) {
-			const char *a = memchr(line, ' ', len), *b = a ? memchr(a + 1, ' ', len - (size_t)(a + 1 - line)) : NULL;
+			const char *a = memchr(line, ' ', len),
+					   *b = a ? memchr(a + 1, ' ', len - (size_t)(a + 1 - line)) : NULL;
 			if (!b || a == line || b == a + 1 || a - line > 32 || b - a > 500)
 				return -1;
 			snprintf(w->method, sizeof w->method, "%.*s", (int)(a - line), line);
@@ -165,7 +167,7 @@ static ptrdiff_t wire_chunks(const uint8_t *p, size_t n, struct wire *w)
 /* Reads one message. Its length on the wire; 0 more is needed (w->head tells whether the head is
  * whole, w->body holds what there is); -1 bad. eof: nothing more will come. */
 static ptrdiff_t wire_read(const uint8_t *p, size_t n, bool response, bool head_only, bool eof,
-                           struct wire *w)
+						   struct wire *w)
 {
 	ptrdiff_t head = wire_head(p, n, response, head_only, w), r;
 
@@ -192,8 +194,16 @@ static ptrdiff_t wire_read(const uint8_t *p, size_t n, bool response, bool head_
 /* ---- the cast ---- */
 
 /* What may become of an ask beside its own answer. */
-enum { MAY_400 = 1, MAY_408 = 2, MAY_413 = 4, MAY_502 = 8, MAY_503 = 16, MAY_504 = 32,
-       MAY_CUT = 64 /* the answer breaks off */, MAY_NONE = 128 /* no answer at all */ };
+enum {
+	MAY_400 = 1,
+	MAY_408 = 2,
+	MAY_413 = 4,
+	MAY_502 = 8,
+	MAY_503 = 16,
+	MAY_504 = 32,
+	MAY_CUT = 64 /* the answer breaks off */,
+	MAY_NONE = 128 /* no answer at all */
+};
 
 enum fate { FATE_WELL, FATE_SILENT, FATE_RESET, FATE_CLOSE, FATE_STALL };
 
@@ -208,10 +218,10 @@ struct ask {
 	bool upgrade;			   /* 101, then an echo of body_len bytes */
 	enum fate fate;			   /* of the answer, after fate_at bytes of it */
 	size_t fate_at;
-	uint64_t delay;			   /* ms before the answer */
-	size_t end;				   /* where it ends among its client's bytes */
-	unsigned heads, dones;	   /* how often a backend got its head, all of it */
-	int got;				   /* status that the client saw, 0: none */
+	uint64_t delay;		   /* ms before the answer */
+	size_t end;			   /* where it ends among its client's bytes */
+	unsigned heads, dones; /* how often a backend got its head, all of it */
+	int got;			   /* status that the client saw, 0: none */
 	bool cut;
 };
 
@@ -222,8 +232,8 @@ struct client {
 	uint8_t *bytes, *got; /* owns: to send, received */
 	size_t n, sent, ngot, parsed;
 	size_t fin_at, rst_at, stall_at, stop_at; /* bytes sent (stop: received) before that */
-	size_t piece;	 /* bytes at once, at most */
-	uint64_t pace;	 /* ms between pieces, at most */
+	size_t piece;							  /* bytes at once, at most */
+	uint64_t pace;							  /* ms between pieces, at most */
 	uint64_t at, start, give_up;
 	bool pipelined, gone, reset, eof, last, tunnel;
 };
@@ -268,7 +278,7 @@ __attribute__((format(printf, 1, 2))) static void wrong(const char *fmt, ...)
 		return;
 	world.told = true;
 	printf("# %s seed %llu at %llu ms: ", world.story, (unsigned long long)world.story_seed,
-	       (unsigned long long)(sim.now - SIM_START));
+		   (unsigned long long)(sim.now - SIM_START));
 	va_start(ap, fmt);
 	vprintf(fmt, ap);
 	va_end(ap);
@@ -357,7 +367,8 @@ static struct client *client_add(unsigned n)
 	c->give_up = SIM_START + 300000;
 	c->pipelined = sim_rand(2);
 	for (unsigned i = 0; i < n; i++)
-		c->ask[i] = (struct ask){.method = "GET", .ans = W_LENGTH, .code = 200, .ans_len = sim_rand(200)};
+		c->ask[i] =
+			(struct ask){.method = "GET", .ans = W_LENGTH, .code = 200, .ans_len = sim_rand(200)};
 	world.nask += n;
 	return c;
 }
@@ -389,7 +400,8 @@ static void client_write(struct client *c)
 {
 	for (unsigned i = 0; i < c->nask; i++) {
 		struct ask *a = &c->ask[i];
-		putf(&c->bytes, &c->n, "%s /t%u HTTP/1.%d\r\nHost: h.test\r\n", a->method, token_of(a), !a->old);
+		putf(&c->bytes, &c->n, "%s /t%u HTTP/1.%d\r\nHost: h.test\r\n", a->method, token_of(a),
+			 !a->old);
 		if (sim_odds(64))
 			putf(&c->bytes, &c->n, "X-Filler: %0*d\r\nAccept: */*\r\n", 1 + (int)sim_rand(300), 0);
 		if (a->close)
@@ -422,8 +434,10 @@ static void server_answer(struct server *s, struct ask *a)
 		putf(&s->ans, &s->nans, "HTTP/1.1 103 Early Hints\r\nLink: </a.css>\r\n\r\n");
 	from = s->nans;
 	if (a->upgrade) {
-		putf(&s->ans, &s->nans, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\n"
-		     "Upgrade: websocket\r\nX-Token: %u\r\n\r\n", token_of(a));
+		putf(&s->ans, &s->nans,
+			 "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\n"
+			 "Upgrade: websocket\r\nX-Token: %u\r\n\r\n",
+			 token_of(a));
 		s->tunnel = true;
 	} else {
 		putf(&s->ans, &s->nans, "HTTP/1.1 %d Fine\r\nX-Token: %u\r\n", a->code, token_of(a));
@@ -470,8 +484,10 @@ static void server_parse(struct server *s, struct wire *w)
 		s->ask = &world.ask[token];
 		if (strcmp(s->ask->method, w->method) != 0 || strcmp(w->host, "h.test") != 0)
 			wrong("token %u came as %s for %s", token, w->method, w->host);
-		if (!matches(token, w->body, w->nbody) || (n > 0 && w->nbody != (s->ask->body ? s->ask->body_len : 0)))
-			wrong("token %u: its body came changed, %zu of %zu bytes", token, w->nbody, s->ask->body_len);
+		if (!matches(token, w->body, w->nbody) ||
+			(n > 0 && w->nbody != (s->ask->body ? s->ask->body_len : 0)))
+			wrong("token %u: its body came changed, %zu of %zu bytes", token, w->nbody,
+				  s->ask->body_len);
 	}
 	if (!s->counted) {
 		s->counted = true;
@@ -523,7 +539,8 @@ static uint64_t server_run(struct server *s)
 		put(&s->ans, &s->nans, chunk, n);
 	else
 		put(&s->got, &s->ngot, chunk, n);
-	if (!s->tunnel && !s->stall && s->parsed < s->ngot && s->sent == s->nans && !s->bye && s->die == FATE_WELL)
+	if (!s->tunnel && !s->stall && s->parsed < s->ngot && s->sent == s->nans && !s->bye &&
+		s->die == FATE_WELL)
 		server_parse(s, &w);
 	size_t upto = s->die == FATE_WELL ? s->nans : s->die_at;
 	if (s->sent < upto) {
@@ -546,7 +563,8 @@ static uint64_t server_run(struct server *s)
 	}
 	if (s->stall)
 		return s->at > sim.now ? s->at : sim.now + 1;
-	return sim_q_len(&c->out) || (s->sent < upto && sim_q_len(&c->in) < c->in_room) ? sim.now + 1 : SIM_NEVER;
+	return sim_q_len(&c->out) || (s->sent < upto && sim_q_len(&c->in) < c->in_room) ? sim.now + 1
+																					: SIM_NEVER;
 dead:
 	s->dead = true;
 	if (!c->far_closed)
@@ -580,14 +598,20 @@ static void world_dialled(struct sim_conn *c)
 static void client_judge(struct client *c, struct ask *a, const struct wire *w, ptrdiff_t n)
 {
 	unsigned token = token_of(a);
-	bool ours = !w->token[0], bodiless = !strcmp(a->method, "HEAD") || a->ans == W_NONE || a->upgrade;
+	bool ours = !w->token[0],
+		 bodiless = !strcmp(a->method, "HEAD") || a->ans == W_NONE || a->upgrade;
 	size_t len = bodiless ? 0 : a->ans_len;
 
 	a->got = w->code;
 	a->cut = n == 0;
 	if (ours) {
-		unsigned bit = w->code == 400 ? MAY_400 : w->code == 408 ? MAY_408 : w->code == 413 ? MAY_413
-		             : w->code == 502 ? MAY_502 : w->code == 503 ? MAY_503 : w->code == 504 ? MAY_504 : 0;
+		unsigned bit = w->code == 400	? MAY_400
+					   : w->code == 408 ? MAY_408
+					   : w->code == 413 ? MAY_413
+					   : w->code == 502 ? MAY_502
+					   : w->code == 503 ? MAY_503
+					   : w->code == 504 ? MAY_504
+										: 0;
 		if (!(a->may & bit))
 			wrong("token %u (%s) got our %d", token, a->method, w->code);
 	} else if ((unsigned)atoi(w->token) != token || w->code != (a->upgrade ? 101 : a->code)) {
@@ -610,11 +634,11 @@ static void client_parse(struct client *c)
 	while (c->done < c->nask && !c->tunnel) {
 		struct ask *a = &c->ask[c->done];
 		bool over = c->eof || c->reset;
-		ptrdiff_t n = wire_read(c->got + c->parsed, c->ngot - c->parsed, true, !strcmp(a->method, "HEAD"),
-		                        c->eof, &w);
+		ptrdiff_t n = wire_read(c->got + c->parsed, c->ngot - c->parsed, true,
+								!strcmp(a->method, "HEAD"), c->eof, &w);
 		if (n < 0) {
 			wrong("token %u: the client got what is no HTTP: %.80s", token_of(a),
-			      (const char *)c->got + c->parsed);
+				  (const char *)c->got + c->parsed);
 			c->last = true;
 			return;
 		}
@@ -660,8 +684,8 @@ static void client_leave(struct client *c)
 		if (c->last && a->heads && !world.known)
 			wrong("token %u reached a backend behind the last answer", token_of(a));
 		if (!c->last && i == c->done && !(a->may & MAY_NONE) && !a->got && c->sent)
-			wrong("token %u (%s) got no answer%s%s", token_of(a), a->method, c->eof ? ", but an end" : "",
-			      c->reset ? ", but a reset" : "");
+			wrong("token %u (%s) got no answer%s%s", token_of(a), a->method,
+				  c->eof ? ", but an end" : "", c->reset ? ", but a reset" : "");
 		if (!c->last && a->may & MAY_NONE)
 			c->last = true;
 	}
@@ -703,14 +727,18 @@ static uint64_t client_run(struct client *c)
 		sim.backlog[sim.nbacklog++] = c->c;
 	}
 	if (sim.now >= c->give_up) {
-		wrong("a client waits for ever: %u of %u answers, %zu of %zu bytes sent", c->done, c->nask, c->sent, c->n);
+		wrong("a client waits for ever: %u of %u answers, %zu of %zu bytes sent", c->done, c->nask,
+			  c->sent, c->n);
 		client_leave(c);
 	}
 	if (sim_odds(world.lazy))
 		return sim.now + 1 + sim_rand(20);
 	if (c->c->near_closed) /* who did not read was let go: it may see that now */
 		c->stop_at = SIZE_MAX;
-	size_t n = c->ngot >= c->stop_at ? 0 : sim_q_get(&c->c->out, chunk, sim_odds(128) ? 1 + sim_rand(sizeof chunk) : sizeof chunk);
+	size_t n = c->ngot >= c->stop_at
+				   ? 0
+				   : sim_q_get(&c->c->out, chunk,
+							   sim_odds(128) ? 1 + sim_rand(sizeof chunk) : sizeof chunk);
 	put(&c->got, &c->ngot, chunk, n);
 	if (!sim_q_len(&c->c->out)) {
 		c->eof = c->c->out_fin;
@@ -785,17 +813,44 @@ static void world_weather(void)
 {
 	uint8_t bad = (uint8_t)(sim_rand(3) == 0 ? 0 : sim_rand(120));
 
-	sim.f = (struct sim_faults){.cut_read = bad, .cut_write = bad, .again = bad / 4, .hold = bad / 2,
-	                            .ghost = bad / 8, .early = bad / 4, .late_clock = bad, .wall_jump = bad / 16};
+	sim.f = (struct sim_faults){.cut_read = bad,
+								.cut_write = bad,
+								.again = bad / 4,
+								.hold = bad / 2,
+								.ghost = bad / 8,
+								.early = bad / 4,
+								.late_clock = bad,
+								.wall_jump = bad / 16};
 	world.lazy = sim_rand(2) ? (uint8_t)sim_rand(100) : 0;
 	world.wnd = sim_rand(2) ? 65536 : 1 + sim_rand(3000);
 	world.dial_ms = sim_rand(2) ? 0 : 1 + sim_rand(300);
 }
 
-static char *world_argv[64] = {"rproxy", "--http", "127.0.0.1:8080", "--log", "none", "--max-conns", "16",
-    "--max-conns-per-ip", "0", "--head-timeout", "2s", "--idle-timeout", "5s", "--connect-timeout", "1s",
-    "--response-timeout", "3s", "--stall-timeout", "2s", "--tunnel-timeout", "20s", "--drain-timeout", "10s",
-    "--route", "h.test=http://127.0.0.1:9001"};
+static char *world_argv[64] = {"rproxy",
+							   "--http",
+							   "127.0.0.1:8080",
+							   "--log",
+							   "none",
+							   "--max-conns",
+							   "16",
+							   "--max-conns-per-ip",
+							   "0",
+							   "--head-timeout",
+							   "2s",
+							   "--idle-timeout",
+							   "5s",
+							   "--connect-timeout",
+							   "1s",
+							   "--response-timeout",
+							   "3s",
+							   "--stall-timeout",
+							   "2s",
+							   "--tunnel-timeout",
+							   "20s",
+							   "--drain-timeout",
+							   "10s",
+							   "--route",
+							   "h.test=http://127.0.0.1:9001"};
 static int world_argc = 25;
 
 static bool world_over(void)
@@ -826,7 +881,8 @@ static void world_close(struct rp *rp)
 		while (rp_step(rp) && ++turns < 1000000 && !sim.stuck)
 			;
 		if (rp->nclient || rp->nfree != rp->nconn || rp->nfree_tx != rp->ntx)
-			wrong("after the drain %u clients, %u connections are left", rp->nclient, rp->nconn - rp->nfree);
+			wrong("after the drain %u clients, %u connections are left", rp->nclient,
+				  rp->nconn - rp->nfree);
 	}
 	rp_close(rp);
 	if (sim.nfd)
@@ -866,7 +922,7 @@ static void world_play(void (*turn)(struct rp *))
 		moved = sim.moved;
 		if (still > 3000 || ++turns > 3000000) {
 			wrong("%s after %llu turns", still > 3000 ? "turns without progress or time" : "no end",
-			      (unsigned long long)turns);
+				  (unsigned long long)turns);
 			break;
 		}
 	}

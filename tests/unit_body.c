@@ -235,8 +235,7 @@ static void scan(struct fr f, const char *in, size_t n, const size_t *cut, size_
 static bool alike(const struct got *a, const struct got *b)
 {
 	return a->used == b->used && a->done == b->done &&
-		   (a->used < 0 ||
-			(a->n == b->n && a->total == b->total && memcmp(a->p, b->p, a->n) == 0));
+		   (a->used < 0 || (a->n == b->n && a->total == b->total && memcmp(a->p, b->p, a->n) == 0));
 }
 
 /* Whole, byte by byte, and cut in two at every place: the same. Leaves the whole one in *g. */
@@ -384,10 +383,11 @@ static void a_zero_byte_is_refused_everywhere(void)
 		const char *in;
 		size_t n;
 	} rows[] = {
-		{"\0", 1},			 {"5\0", 2},	   {"5;\0", 3},	   {"5;a\0", 4},	 {"5;a=\0", 5},
-		{"5;a=b\0", 6},		 {"5;a=\"\0", 6},  {"5;a=\"\\\0", 7}, {"5;a=\"\"\0", 7}, {"5\r\0", 3},
-		{"1\r\nx\0", 5},	 {"1\r\nx\r\0", 6}, {"0\r\n\0", 4},  {"0\r\nA\0", 5},	 {"0\r\nA:\0", 6},
-		{"0\r\nA:\r\0", 7},	 {"0\r\n\r\0", 5},
+		{"\0", 1},		   {"5\0", 2},		{"5;\0", 3},	  {"5;a\0", 4},
+		{"5;a=\0", 5},	   {"5;a=b\0", 6},	{"5;a=\"\0", 6},  {"5;a=\"\\\0", 7},
+		{"5;a=\"\"\0", 7}, {"5\r\0", 3},	{"1\r\nx\0", 5},  {"1\r\nx\r\0", 6},
+		{"0\r\n\0", 4},	   {"0\r\nA\0", 5}, {"0\r\nA:\0", 6}, {"0\r\nA:\r\0", 7},
+		{"0\r\n\r\0", 5},
 	};
 	static struct got g;
 
@@ -504,9 +504,11 @@ static void trailers_have_a_limit(void)
 /* Random bodies, most of them broken somewhere, cut at random places. */
 static void random_bodies_do_not_depend_on_their_cuts(void)
 {
-	static const char *const bits[] = {"0", "1", "5", "f", "\r\n", "\r\n", "\r\n", ";", "a", "=",
-									   "\"", "\\", "A: b", "\r", "\n", " ", "x", "hello", "0\r\n\r\n",
-									   "5\r\nhello\r\n", "1\r\nx\r\n", ";a=b\r\n"};
+	static const char *const bits[] = {
+		"0",	   "1", "5", "f",	  "\r\n",	   "\r\n",			 "\r\n",
+		";",	   "a", "=", "\"",	  "\\",		   "A: b",			 "\r",
+		"\n",	   " ", "x", "hello", "0\r\n\r\n", "5\r\nhello\r\n", "1\r\nx\r\n",
+		";a=b\r\n"};
 	static struct got whole, other;
 	uint32_t seed = 4711;
 

@@ -55,17 +55,17 @@ static void der_lengths_are_definite_and_short(void)
 		size_t n;
 		bool fine;
 	} rows[] = {{"\x04\x01x", 3, true},
-	            {"\x04\x00", 2, true},
-	            {"\x04", 1, false},
-	            {"", 0, false},
-	            {"\x04\x02x", 3, false},
-	            {"\x04\x80x\0\0", 5, false},
-	            {"\x04\x81\x01x", 4, false},
-	            {"\x04\x82\x00\x01x", 5, false},
-	            {"\x04\x81", 2, false},
-	            {"\x04\x84\0\0\0\x01x", 7, false},
-	            {"\x04\x83\xff\xff\xff", 5, false},
-	            {"\x1f\x01x", 3, false}};
+				{"\x04\x00", 2, true},
+				{"\x04", 1, false},
+				{"", 0, false},
+				{"\x04\x02x", 3, false},
+				{"\x04\x80x\0\0", 5, false},
+				{"\x04\x81\x01x", 4, false},
+				{"\x04\x82\x00\x01x", 5, false},
+				{"\x04\x81", 2, false},
+				{"\x04\x84\0\0\0\x01x", 7, false},
+				{"\x04\x83\xff\xff\xff", 5, false},
+				{"\x1f\x01x", 3, false}};
 
 	for (size_t i = 0; i < RP_LEN(rows); i++) {
 		struct sl in = sl_mk(rows[i].bytes, rows[i].n), v;
@@ -79,16 +79,36 @@ static void times_are_read(void)
 	static const struct {
 		const char *der;
 		int64_t s; /* -1: refused */
-	} rows[] = {{"\x17\x0d" "700101000000Z", 0},
-	            {"\x17\x0d" "000229235959Z", 951868799},
-	            {"\x17\x0d" "491231235959Z", 2524607999},
-	            {"\x18\x0f" "20500101000000Z", 2524608000},
-	            {"\x18\x0f" "99991231235959Z", 253402300799},
-	            {"\x17\x0d" "240230000000z", -1},
-	            {"\x17\x0d" "241301000000Z", -1},
-	            {"\x17\x0d" "24010a000000Z", -1},
-	            {"\x17\x0b" "2401010000Z", -1},
-	            {"\x16\x0d" "240101000000Z", -1}};
+	} rows[] = {{"\x17\x0d"
+				 "700101000000Z",
+				 0},
+				{"\x17\x0d"
+				 "000229235959Z",
+				 951868799},
+				{"\x17\x0d"
+				 "491231235959Z",
+				 2524607999},
+				{"\x18\x0f"
+				 "20500101000000Z",
+				 2524608000},
+				{"\x18\x0f"
+				 "99991231235959Z",
+				 253402300799},
+				{"\x17\x0d"
+				 "240230000000z",
+				 -1},
+				{"\x17\x0d"
+				 "241301000000Z",
+				 -1},
+				{"\x17\x0d"
+				 "24010a000000Z",
+				 -1},
+				{"\x17\x0b"
+				 "2401010000Z",
+				 -1},
+				{"\x16\x0d"
+				 "240101000000Z",
+				 -1}};
 
 	for (size_t i = 0; i < RP_LEN(rows); i++) {
 		struct sl in = sl_of(rows[i].der);
@@ -143,8 +163,8 @@ static void every_kind_of_key_is_read(void)
 	HOLDS(set && set->npair == 1);
 	crt_drop(set);
 	run("make_rsa4096() { openssl genpkey -algorithm RSA -pkeyopt rsa_keygen_bits:4096 -out r4.key;"
-	    " openssl req -x509 -new -key r4.key -subj /CN=r4 -addext subjectAltName=DNS:r4.test "
-	    "-out r4.crt; cat r4.crt r4.key > r4.pem; }; make_rsa4096");
+		" openssl req -x509 -new -key r4.key -subj /CN=r4 -addext subjectAltName=DNS:r4.test "
+		"-out r4.crt; cat r4.crt r4.key > r4.pem; }; make_rsa4096");
 	set = load(at("r4.pem"), NULL, NULL);
 	HOLDS(set && crt_pick(set, sl_of("r4.test")));
 	crt_drop(set);
@@ -161,16 +181,18 @@ static void each_fault_names_the_file_and_what(void)
 		{"cat a.one root.crt a.key > x3.pem", "x3.pem", "out of order"},
 		{"cat sub.crt a.one a.key > x4.pem", "x4.pem", "out of order"},
 		{"{ cat a.crt; openssl pkey -in a.key -aes128 -passout pass:x; } > x5.pem", "x5.pem",
-	     "encrypted"},
+		 "encrypted"},
 		{"{ cat rsa.crt; openssl rsa -traditional -in rsa.key -aes128 -passout pass:x; } > x6.pem",
-	     "x6.pem", "encrypted"},
+		 "x6.pem", "encrypted"},
 		{"cp nosan.pem x7.pem", "x7.pem", "no names"},
 		{"cp a.key x8.pem", "x8.pem", "no certificate"},
 		{"cp a.crt x9.pem", "x9.pem", "no private key"},
 		{"openssl req -x509 -newkey ed25519 -nodes -keyout k -subj /CN=x -addext "
-	     "subjectAltName=DNS:x -out c; cat c k > x10.pem", "x10.pem", "not of a supported kind"},
+		 "subjectAltName=DNS:x -out c; cat c k > x10.pem",
+		 "x10.pem", "not of a supported kind"},
 		{"openssl req -x509 -newkey rsa:1024 -nodes -keyout k -subj /CN=x -addext "
-	     "subjectAltName=DNS:x -out c; cat c k > x11.pem", "x11.pem", "not of a supported kind"},
+		 "subjectAltName=DNS:x -out c; cat c k > x11.pem",
+		 "x11.pem", "not of a supported kind"},
 		{"head -c 700 a.pem > x12.pem", "x12.pem", "broken PEM"},
 		{"cat a.pem b.key > x13.pem", "x13.pem", "more than one private key"},
 		{": > x14.pem", "x14.pem", "no certificate"},
@@ -232,12 +254,12 @@ static void both_kinds_of_key_for_one_name_are_found(void)
 static void directories_in_every_layout(void)
 {
 	run("mkdir d d/bot d/ac.test_ecc d/empty && cp a.crt d/a.fullchain.crt && cp a.one d/a.crt && "
-	    "cp sub.crt d/a.issuer.crt && cp sub.crt d/a.chain.crt && cp a.pem d/a.combined.crt && "
-	    "cp a.key d/a.key && cp b.crt d/b.crt && cp b.key d/ && cp wild.pem d/w.pem && "
-	    "cp rsa.crt d/r.pem && cp rsa.key d/r.key && cp a.crt d/bot/fullchain.pem && "
-	    "cp a.one d/bot/cert.pem && cp a.key d/bot/privkey.pem && "
-	    "cp b.crt d/ac.test_ecc/fullchain.cer && cp b.key d/ac.test_ecc/ac.test.key && "
-	    "echo hi > d/README && cp root.key d/root-key.pem");
+		"cp sub.crt d/a.issuer.crt && cp sub.crt d/a.chain.crt && cp a.pem d/a.combined.crt && "
+		"cp a.key d/a.key && cp b.crt d/b.crt && cp b.key d/ && cp wild.pem d/w.pem && "
+		"cp rsa.crt d/r.pem && cp rsa.key d/r.key && cp a.crt d/bot/fullchain.pem && "
+		"cp a.one d/bot/cert.pem && cp a.key d/bot/privkey.pem && "
+		"cp b.crt d/ac.test_ecc/fullchain.cer && cp b.key d/ac.test_ecc/ac.test.key && "
+		"echo hi > d/README && cp root.key d/root-key.pem");
 	struct crt_set *set = load(NULL, NULL, at("d"));
 	HOLDS(set && set->npair == 6);
 	HOLDS_FOR(said(), true);

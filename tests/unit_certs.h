@@ -43,7 +43,8 @@ static void make_cert(const char *name, const char *key, const char *san, const 
 	run("openssl req -new -key %s.key -subj /CN=%s -out %s.csr", name, name, name);
 	run("printf 'subjectAltName=%s\\n' > ext", san);
 	run("openssl x509 -req -in %s.csr -CA sub.crt -CAkey sub.key -CAcreateserial %s "
-	    "%s -out %s.one -sha256", name, days, san[0] ? "-extfile ext" : "", name);
+		"%s -out %s.one -sha256",
+		name, days, san[0] ? "-extfile ext" : "", name);
 	run("cat %s.one sub.crt > %s.crt; cat %s.crt %s.key > %s.pem", name, name, name, name, name);
 }
 
@@ -63,7 +64,7 @@ static void make_certs(void)
 	run("openssl req -new -key sub.key -subj /CN=Sub -out sub.csr");
 	run("printf 'basicConstraints=critical,CA:TRUE\\n' > ext");
 	run("openssl x509 -req -in sub.csr -CA root.crt -CAkey root.key -CAcreateserial -days 3650 "
-	    "-extfile ext -out sub.crt -sha384");
+		"-extfile ext -out sub.crt -sha384");
 }
 
 static void remove_certs(void)

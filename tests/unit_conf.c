@@ -7,7 +7,7 @@
 #define RP_NO_MAIN 1
 #include "../rproxy.c"
 
-static char dir[64];	  /* where the files of the tests are made */
+static char dir[64];	 /* where the files of the tests are made */
 static char said[65536]; /* what the last load() printed to stderr */
 
 /* Writes a file below dir and returns its name. */
@@ -40,7 +40,7 @@ static void collect(FILE *f, char *out, size_t cap)
 
 /* cf_load() with up to seven arguments; what it says goes to said[]. */
 static struct conf *load(const char *a, const char *b, const char *c, const char *d, const char *e,
-                         const char *f, const char *g)
+						 const char *f, const char *g)
 {
 	static char args[8][9000];
 	const char *from[] = {"rproxy", a, b, c, d, e, f, g, NULL};
@@ -113,8 +113,9 @@ static const char *printed(const struct conf *cf)
 static void each_wrong_line_gets_one_clear_line(void)
 {
 	static const char *const rows[][2] = {
-		{"idle-timeout 5x", "option \"idle-timeout\": \"5x\" is not a time; a number with ms, s, m, h "
-		                    "or d, from 100ms to 1d"},
+		{"idle-timeout 5x",
+		 "option \"idle-timeout\": \"5x\" is not a time; a number with ms, s, m, h "
+		 "or d, from 100ms to 1d"},
 		{"idle-timeout 5", "\"5\" is not a time"},
 		{"idle-timeout 1.5s", "\"1.5s\" is not a time"},
 		{"idle-timeout -1s", "\"-1s\" is not a time"},
@@ -149,7 +150,8 @@ static void each_wrong_line_gets_one_clear_line(void)
 		{"default nothing", "\"nothing\" does not fit; a status code"},
 		{"default ftp://x", "\"ftp://x\" must begin with http:// or https://"},
 		{"default-cert a..b", "\"a..b\" is no host name"},
-		{"trust 10.0.0.1/8", "\"10.0.0.1/8\" has bits set behind its prefix; the range is 10.0.0.0/8"},
+		{"trust 10.0.0.1/8",
+		 "\"10.0.0.1/8\" has bits set behind its prefix; the range is 10.0.0.0/8"},
 		{"trust fd00::1/8", "the range is fd00::/8"},
 		{"trust 10.0.0.0/8,", "\"\" is not an address range"},
 		{"trust cloudfare", "one of the words cloudflare, private, loopback"},
@@ -192,7 +194,8 @@ static void each_wrong_line_gets_one_clear_line(void)
 		/* targets */
 		{"route a.b=10.0.0.4:8096", "target \"10.0.0.4:8096\" fits none of http://ADDR[:PORT]"},
 		{"route a.b=http://", "\"\" is empty"},
-		{"route a.b=http://10.0.0.4:8096/", "holds a \"/\"; a target is scheme://ADDR[:PORT] alone"},
+		{"route a.b=http://10.0.0.4:8096/",
+		 "holds a \"/\"; a target is scheme://ADDR[:PORT] alone"},
 		{"route a.b=http://10.0.0.4?x", "holds a \"?\""},
 		{"route a.b=http://me:pw@10.0.0.4", "holds a \"@\""},
 		{"route a.b=http://10.0.0.4:0", "a port from 1 to 65535 fits behind the colon"},
@@ -293,9 +296,11 @@ static void wrong_flags_are_named_with_their_dashes(void)
 		{"--idle-timeout", "5x", "--idle-timeout: \"5x\" is not a time"},
 		{"--idle-timeout", NULL, "--idle-timeout: needs a value: TIME"},
 		{"--idle-timeout", "--check", "--idle-timeout: needs a value: TIME"},
-		{"--idle-timout", "5s", "unknown option \"--idle-timout\"; did you mean \"--idle-timeout\"?"},
+		{"--idle-timout", "5s",
+		 "unknown option \"--idle-timout\"; did you mean \"--idle-timeout\"?"},
 		{"--check=yes", NULL, "--check: takes no value"},
-		{"--include=x", NULL, "unknown option \"--include\"; it is for files, here it is --config FILE"},
+		{"--include=x", NULL,
+		 "unknown option \"--include\"; it is for files, here it is --config FILE"},
 		{"-x", NULL, "unknown option \"-x\""},
 		{"-c", NULL, "--config: needs a value: FILE"},
 		{"-c", "/nowhere", "--config: \"/nowhere\" can't be read: No such file"},
@@ -315,7 +320,8 @@ static void wrong_flags_are_named_with_their_dashes(void)
 
 static void every_error_is_reported_not_only_the_first(void)
 {
-	struct conf *cf = load_text("http 80\nx 1\nroute a=http://b:0 rate=0/s hsts=x\n\n# y\nlog-level z\n");
+	struct conf *cf =
+		load_text("http 80\nx 1\nroute a=http://b:0 rate=0/s hsts=x\n\n# y\nlog-level z\n");
 	char place[100];
 
 	HOLDS(cf->faults == 5);
@@ -394,7 +400,7 @@ static void all_spellings_of_a_flag_are_one(void)
 	for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
 		(void)snprintf(joined, sizeof joined, "%s%s", rows[i][0], path);
 		struct conf *cf = rows[i][1] ? load("-t", joined, NULL, NULL, NULL, NULL, NULL)
-		                             : load("--check", rows[i][0], path, NULL, NULL, NULL, NULL);
+									 : load("--check", rows[i][0], path, NULL, NULL, NULL, NULL);
 		HOLDS_FOR(said, cf->faults == 0 && cf->action == CF_CHECK && cf->idle_ms == 7000);
 		HOLDS(cf->head_ms == 3000);
 		cf_drop(cf);
@@ -406,9 +412,10 @@ static void all_spellings_of_a_flag_are_one(void)
 
 static void the_later_value_wins_and_lists_grow(void)
 {
-	const char *path = file("o.conf", "idle-timeout 2s\ncert b\ntrust 2.2.2.2\nacme-dir /b\nhttp 81\n");
+	const char *path =
+		file("o.conf", "idle-timeout 2s\ncert b\ntrust 2.2.2.2\nacme-dir /b\nhttp 81\n");
 	struct conf *cf = load("--idle-timeout=1s", "-c", path, "--cert=c", "--trust=3.3.3.3",
-	                       "--acme-dir=/c", "--http=80");
+						   "--acme-dir=/c", "--http=80");
 
 	HOLDS(cf->faults == 0 && cf->idle_ms == 2000);
 	HOLDS(cf->cert.n == 2 && strcmp(cf->cert.v[0], "b") == 0 && strcmp(cf->cert.v[1], "c") == 0);
@@ -424,12 +431,13 @@ static void the_later_value_wins_and_lists_grow(void)
 
 static void files_may_hold_comments_quotes_and_foreign_line_ends(void)
 {
-	struct conf *cf = load_text("\xef\xbb\xbf# first\r\n  http\t80   # plain\r\n\r\n"
-	                            "log \"/a b/\\\"c\\\\#d\" # more\r\n"
-	                            "route a=redirect:https://x/#top # a word in which # is no comment\n"
-	                            "route \"b.c=http://x set=\\\"X-A: b # c\\\"\"\n"
-	                            "route d=http://x set=\"X-A: b  c\" set=X-B:\"d e\"\n"
-	                            "idle-timeout 5s");
+	struct conf *cf =
+		load_text("\xef\xbb\xbf# first\r\n  http\t80   # plain\r\n\r\n"
+				  "log \"/a b/\\\"c\\\\#d\" # more\r\n"
+				  "route a=redirect:https://x/#top # a word in which # is no comment\n"
+				  "route \"b.c=http://x set=\\\"X-A: b # c\\\"\"\n"
+				  "route d=http://x set=\"X-A: b  c\" set=X-B:\"d e\"\n"
+				  "idle-timeout 5s");
 
 	HOLDS_FOR(said, cf->faults == 0 && cf->nroute == 3 && cf->idle_ms == 5000);
 	HOLDS(cf->log && strcmp(cf->log, "/a b/\"c\\#d") == 0);
@@ -478,7 +486,7 @@ static void includes_are_relative_sorted_and_bounded(void)
 static void words_stand_for_lists_of_ranges(void)
 {
 	struct conf *cf = load("--http=80", "--trust=cloudflare,private", "--trust", "loopback,1.2.3.4",
-	                       NULL, NULL, NULL);
+						   NULL, NULL, NULL);
 	uint8_t ip[16];
 	const struct cidr *c;
 
@@ -524,11 +532,14 @@ static void targets_are_named_for_the_log_for_host_and_for_the_pool(void)
 		bool literal;
 	} rows[] = {
 		{"http://10.0.0.4", "10.0.0.4", "http://10.0.0.4:80", "10.0.0.4", TG_HTTP, 80, true},
-		{"http://10.0.0.4:8096", "10.0.0.4", "http://10.0.0.4:8096", "10.0.0.4:8096", TG_HTTP, 8096, true},
-		{"http://10.0.0.4:443", "10.0.0.4", "http://10.0.0.4:443", "10.0.0.4:443", TG_HTTP, 443, true},
+		{"http://10.0.0.4:8096", "10.0.0.4", "http://10.0.0.4:8096", "10.0.0.4:8096", TG_HTTP, 8096,
+		 true},
+		{"http://10.0.0.4:443", "10.0.0.4", "http://10.0.0.4:443", "10.0.0.4:443", TG_HTTP, 443,
+		 true},
 		{"https://NAS.Lan.", "nas.lan", "https://nas.lan:443", "nas.lan", TG_HTTPS, 443, false},
 		{"https://nas:8443", "nas", "https://nas:8443", "nas:8443", TG_HTTPS, 8443, false},
-		{"http://[FD00:0::1]:81", "fd00::1", "http://[fd00::1]:81", "[fd00::1]:81", TG_HTTP, 81, true},
+		{"http://[FD00:0::1]:81", "fd00::1", "http://[fd00::1]:81", "[fd00::1]:81", TG_HTTP, 81,
+		 true},
 		{"http://[::1]", "::1", "http://[::1]:80", "[::1]", TG_HTTP, 80, true},
 		{"unix:/run/x.sock", NULL, "unix:/run/x.sock", "localhost", TG_UNIX, 0, false},
 		{"tcp://10.0.0.1:443", "10.0.0.1", "tcp://10.0.0.1:443", "10.0.0.1:443", TG_TCP, 443, true},
@@ -556,9 +567,14 @@ static void keys_differ_where_connections_may_not_be_shared(void)
 {
 	static const char *const pin =
 		"a=https://x verify=pin:00112233445566778899aabbccddeeff00112233445566778899aabbccddeeff";
-	const char *const rules[] = {"a=https://x", "a=https://x verify=off", pin, "a=https://x send-proxy=v1",
-	                             "a=https://x send-proxy=v2", "a=http://x", "a=https://x:444",
-	                             "a=https://x ca=/dev/null"};
+	const char *const rules[] = {"a=https://x",
+								 "a=https://x verify=off",
+								 pin,
+								 "a=https://x send-proxy=v1",
+								 "a=https://x send-proxy=v2",
+								 "a=http://x",
+								 "a=https://x:444",
+								 "a=https://x ca=/dev/null"};
 	char keys[8][300];
 
 	for (size_t i = 0; i < 8; i++) {
@@ -597,14 +613,15 @@ static void every_setting_reaches_its_route(void)
 {
 	char rule[900];
 
-	(void)snprintf(rule, sizeof rule,
-	               "a.b/c=http://10.0.0.1,https://nas,unix:/s host=Foo.Bar:81 strip "
-	               "balance=round-robin plain hsts=60 allow=private,1.2.3.4 deny=::/0 auth=/dev/null "
-	               "rate=5/s:20 hide=Server,X-A set=X-B:c \"add-response=X-C: d e\" "
-	               "verify=pin:0123456789abcdefABCDEF0000000000000000000000000000000000000000FF "
-	               "send-proxy=v2 check=/health wake=00:11:22:aa:BB:ff@10.0.0.255:7 body-max=1m "
-	               "response-timeout=3s tunnel-timeout=2d error-page=%s",
-	               file("page.html", "<p>sorry"));
+	(void)snprintf(
+		rule, sizeof rule,
+		"a.b/c=http://10.0.0.1,https://nas,unix:/s host=Foo.Bar:81 strip "
+		"balance=round-robin plain hsts=60 allow=private,1.2.3.4 deny=::/0 auth=/dev/null "
+		"rate=5/s:20 hide=Server,X-A set=X-B:c \"add-response=X-C: d e\" "
+		"verify=pin:0123456789abcdefABCDEF0000000000000000000000000000000000000000FF "
+		"send-proxy=v2 check=/health wake=00:11:22:aa:BB:ff@10.0.0.255:7 body-max=1m "
+		"response-timeout=3s tunnel-timeout=2d error-page=%s",
+		file("page.html", "<p>sorry"));
 	struct conf *cf = load_rule(rule);
 	if (!cf)
 		return;
@@ -619,7 +636,8 @@ static void every_setting_reaches_its_route(void)
 	HOLDS(r->add.n == 1 && strcmp(r->add.v[0], "X-C: d e") == 0);
 	HOLDS(r->verify == RT_VERIFY_PIN && r->pin[0] == 1 && r->pin[8] == 0xab && r->pin[31] == 0xff);
 	HOLDS(r->send_proxy == 2 && strcmp(r->check, "/health") == 0);
-	HOLDS(r->wake && r->wake_mac[4] == 0xbb && r->wake_addr.port == 7 && r->wake_addr.ip[15] == 255);
+	HOLDS(r->wake && r->wake_mac[4] == 0xbb && r->wake_addr.port == 7 &&
+		  r->wake_addr.ip[15] == 255);
 	HOLDS(r->body_max == 1 << 20 && r->response_ms == 3000 && r->tunnel_ms == 172800000);
 	HOLDS(r->error_page_len == 8 && strcmp(r->error_page, "<p>sorry") == 0);
 	cf_drop(cf);
@@ -627,16 +645,19 @@ static void every_setting_reaches_its_route(void)
 
 static void settings_left_out_take_the_options(void)
 {
-	struct conf *cf = load_text("http 80\nroute a=http://x\nroute b=http://x wake=00-11-22-33-44-55 "
-	                            "hsts rate=3/s\nbody-max 5k\nresponse-timeout 9s\ntunnel-timeout 8s\n");
+	struct conf *cf =
+		load_text("http 80\nroute a=http://x\nroute b=http://x wake=00-11-22-33-44-55 "
+				  "hsts rate=3/s\nbody-max 5k\nresponse-timeout 9s\ntunnel-timeout 8s\n");
 
 	HOLDS(cf->faults == 0 && cf->nroute == 2);
 	if (cf->nroute == 2) {
 		const struct route *a = cf->route[0], *b = cf->route[1];
 		HOLDS(a->body_max == 5120 && a->response_ms == 9000 && a->tunnel_ms == 8000);
 		HOLDS(a->hsts == -1 && a->rate == 0 && a->verify == RT_VERIFY_CA && a->send_proxy == 0);
-		HOLDS(a->host_mode == RT_HOST_KEEP && !a->wake && !a->check && !a->strip && !a->round_robin);
-		HOLDS(b->hsts == 31536000 && b->burst == 3 && b->wake_addr.port == 0 && b->wake_mac[5] == 0x55);
+		HOLDS(a->host_mode == RT_HOST_KEEP && !a->wake && !a->check && !a->strip &&
+			  !a->round_robin);
+		HOLDS(b->hsts == 31536000 && b->burst == 3 && b->wake_addr.port == 0 &&
+			  b->wake_mac[5] == 0x55);
 	}
 	cf_drop(cf);
 }
@@ -644,12 +665,13 @@ static void settings_left_out_take_the_options(void)
 static void other_targets_are_read(void)
 {
 	struct conf *cf = load_text("http 80\nhttps 443\nroute a=redirect:https://b.c{uri} plain\n"
-	                            "route b=status:410\nroute c=tcp://x:1,tcp://y:2 send-proxy=v1 "
-	                            "tunnel-timeout=5s\ndefault https://d.e/\n");
+								"route b=status:410\nroute c=tcp://x:1,tcp://y:2 send-proxy=v1 "
+								"tunnel-timeout=5s\ndefault https://d.e/\n");
 
 	HOLDS_FOR(said, cf->faults == 0 && cf->nroute == 3);
 	if (cf->nroute == 3) {
-		HOLDS(cf->route[0]->kind == RT_REDIRECT && strcmp(cf->route[0]->redirect, "https://b.c{uri}") == 0);
+		HOLDS(cf->route[0]->kind == RT_REDIRECT &&
+			  strcmp(cf->route[0]->redirect, "https://b.c{uri}") == 0);
 		HOLDS(cf->route[1]->kind == RT_STATUS && cf->route[1]->status == 410);
 		HOLDS(cf->route[2]->kind == RT_TCP && cf->route[2]->ntarget == 2);
 	}
@@ -705,7 +727,8 @@ static void the_dump_reproduces_the_configuration(void)
 	char first[65536];
 
 	for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
-		struct conf *cf = load("--dump-config", "-c", file("d1.conf", rows[i]), NULL, NULL, NULL, NULL);
+		struct conf *cf =
+			load("--dump-config", "-c", file("d1.conf", rows[i]), NULL, NULL, NULL, NULL);
 		/* Errors are part of some rows: what is left must come through all the same. */
 		(void)snprintf(first, sizeof first, "%s", printed(cf));
 		cf_drop(cf);
@@ -724,7 +747,8 @@ static void the_help_fits_80_columns_and_names_every_option(void)
 
 	HOLDS(cf->action == CF_HELP && cf->faults == 0 && !said[0]);
 	for (size_t i = 0; i < CF_NOPTS; i++) {
-		(void)snprintf(name, sizeof name, cf_opts[i].kind == CK_GROUP ? "\n%s:" : "--%s", cf_opts[i].name);
+		(void)snprintf(name, sizeof name, cf_opts[i].kind == CK_GROUP ? "\n%s:" : "--%s",
+					   cf_opts[i].name);
 		HOLDS_FOR(name, strstr(text, name) != NULL);
 	}
 	for (size_t i = 0; i < CS_COUNT; i++) {
@@ -761,12 +785,41 @@ static void each_form_of_the_help_begins_as_it_should(void)
 
 static void the_options_of_the_contract_are_all_there(void)
 {
-	static const char *const names[] = {
-		"config", "check", "dump-config", "help", "version", "http", "https", "public-port", "status",
-		"route", "default", "cert", "cert-dir", "acme-dir", "trust", "accept-proxy", "default-cert",
-		"session-cache", "user", "chroot", "log", "log-format", "log-level", "pid-file", "max-conns",
-		"max-conns-per-ip", "head-timeout", "idle-timeout", "connect-timeout", "response-timeout",
-		"stall-timeout", "tunnel-timeout", "drain-timeout", "head-max", "body-max"};
+	static const char *const names[] = {"config",
+										"check",
+										"dump-config",
+										"help",
+										"version",
+										"http",
+										"https",
+										"public-port",
+										"status",
+										"route",
+										"default",
+										"cert",
+										"cert-dir",
+										"acme-dir",
+										"trust",
+										"accept-proxy",
+										"default-cert",
+										"session-cache",
+										"user",
+										"chroot",
+										"log",
+										"log-format",
+										"log-level",
+										"pid-file",
+										"max-conns",
+										"max-conns-per-ip",
+										"head-timeout",
+										"idle-timeout",
+										"connect-timeout",
+										"response-timeout",
+										"stall-timeout",
+										"tunnel-timeout",
+										"drain-timeout",
+										"head-max",
+										"body-max"};
 	const char *near;
 
 	for (size_t i = 0; i < sizeof names / sizeof *names; i++)

@@ -96,7 +96,8 @@ static void request_lines_that_are_good(void)
 		{"GET / HTTP/1.9\r\n" HOST, "GET", "/", "", "", HD_ORIGIN, 1}, /* RFC 9110 2.5 */
 		{"get / HTTP/1.1\r\n" HOST, "get", "/", "", "", HD_ORIGIN, 1},
 		{"M-SEARCH /a/b HTTP/1.1\r\n" HOST, "M-SEARCH", "/a/b", "", "", HD_ORIGIN, 1},
-		{"!#$%&'*+-.^_`|~09az / HTTP/1.1\r\n" HOST, "!#$%&'*+-.^_`|~09az", "/", "", "", HD_ORIGIN, 1},
+		{"!#$%&'*+-.^_`|~09az / HTTP/1.1\r\n" HOST, "!#$%&'*+-.^_`|~09az", "/", "", "", HD_ORIGIN,
+		 1},
 		{"ABCDEFGHIJKLMNOPQRSTUVWXYZ012345 / HTTP/1.1\r\n" HOST, "ABCDEFGHIJKLMNOPQRSTUVWXYZ012345",
 		 "/", "", "", HD_ORIGIN, 1},
 		{"GET /a?b HTTP/1.1\r\n" HOST, "GET", "/a", "?b", "", HD_ORIGIN, 1},
@@ -213,7 +214,8 @@ static void request_lines_that_are_refused(void)
 	for (size_t i = 0; i < RP_LEN(rows); i++) {
 		HOLDS_FOR(rows[i].in, request(rows[i].in) == -1);
 		HOLDS_FOR(rows[i].in, h.status == rows[i].status);
-		HOLDS_FOR(rows[i].in, h.why == (rows[i].status == 501 ? WHY_METHOD_REFUSED : WHY_BAD_REQUEST));
+		HOLDS_FOR(rows[i].in,
+				  h.why == (rows[i].status == 501 ? WHY_METHOD_REFUSED : WHY_BAD_REQUEST));
 	}
 }
 
@@ -250,13 +252,44 @@ static void field_lines_that_are_good(void)
 static void field_lines_that_are_refused(void)
 {
 	static const char *const rows[] = {
-		"A : b\r\n", "A\t: b\r\n", ": b\r\n", "A\r\n", "A b\r\n", " A: b\r\n", "\tA: b\r\n",
-		"A: b\r\n c\r\n", "A: b\r\n\tc\r\n", "A: b\r\n \r\n", /* obs-fold, RFC 9112 5.2 */
-		"A: b\n", "A: b\nC: d\r\n", "A: b\rC: d\r\n", "A: b\r\r\n", "A: b\r\n\n", "\n", "\rX",
-		"A: \x01\r\n", "A: \x1f\r\n", "A: \x7f\r\n", "A: \x0b\r\n", "A: \x0c\r\n", "A: b\x08\r\n",
-		"A\x80: b\r\n", "A\xc3\xa4: b\r\n", "A(: b\r\n", "A\"B: c\r\n", "A/B: c\r\n", "A,B: c\r\n",
-		"A;B: c\r\n", "A=B: c\r\n", "A@B: c\r\n", "[A]: c\r\n", "{A}: c\r\n", "A\\B: c\r\n",
-		"Content-Length : 5\r\n", "Transfer-Encoding\x0b: chunked\r\n", "GET / HTTP/1.1\r\n",
+		"A : b\r\n",
+		"A\t: b\r\n",
+		": b\r\n",
+		"A\r\n",
+		"A b\r\n",
+		" A: b\r\n",
+		"\tA: b\r\n",
+		"A: b\r\n c\r\n",
+		"A: b\r\n\tc\r\n",
+		"A: b\r\n \r\n", /* obs-fold, RFC 9112 5.2 */
+		"A: b\n",
+		"A: b\nC: d\r\n",
+		"A: b\rC: d\r\n",
+		"A: b\r\r\n",
+		"A: b\r\n\n",
+		"\n",
+		"\rX",
+		"A: \x01\r\n",
+		"A: \x1f\r\n",
+		"A: \x7f\r\n",
+		"A: \x0b\r\n",
+		"A: \x0c\r\n",
+		"A: b\x08\r\n",
+		"A\x80: b\r\n",
+		"A\xc3\xa4: b\r\n",
+		"A(: b\r\n",
+		"A\"B: c\r\n",
+		"A/B: c\r\n",
+		"A,B: c\r\n",
+		"A;B: c\r\n",
+		"A=B: c\r\n",
+		"A@B: c\r\n",
+		"[A]: c\r\n",
+		"{A}: c\r\n",
+		"A\\B: c\r\n",
+		"Content-Length : 5\r\n",
+		"Transfer-Encoding\x0b: chunked\r\n",
+		"GET / HTTP/1.1\r\n",
 	};
 	char in[256];
 
@@ -374,7 +407,8 @@ static void a_head_has_its_limit(void)
 			for (uint32_t n = max[i] - 3; n <= max[i] + 3; n++) {
 				ptrdiff_t r = parse_all_ways(k, in, fill(in, first, n), max[i]);
 				HOLDS(r == (n <= max[i] ? (ptrdiff_t)n : -1));
-				HOLDS(n <= max[i] || (h.status == 431 && h.why == (k ? WHY_UP_BAD : WHY_HEAD_TOO_BIG)));
+				HOLDS(n <= max[i] ||
+					  (h.status == 431 && h.why == (k ? WHY_UP_BAD : WHY_HEAD_TOO_BIG)));
 			}
 			/* one that never ends is refused as soon as it is over */
 			(void)fill(in, first, max[i] + 200);
@@ -417,8 +451,9 @@ static void fields_are_counted(void)
 
 	for (int k = 0; k < 2; k++)
 		for (unsigned fields = RP_FIELDS_MAX - 1; fields <= RP_FIELDS_MAX + 1; fields++) {
-			int n = snprintf(in, sizeof in, "%s",
-							 k ? "HTTP/1.1 200 OK\r\nHost: a\r\n" : "GET / HTTP/1.1\r\nHost: a\r\n");
+			int n =
+				snprintf(in, sizeof in, "%s",
+						 k ? "HTTP/1.1 200 OK\r\nHost: a\r\n" : "GET / HTTP/1.1\r\nHost: a\r\n");
 			for (unsigned i = 1; i < fields; i++)
 				n += snprintf(in + n, sizeof in - (size_t)n, "F%u: %u\r\n", i, i);
 			n += snprintf(in + n, sizeof in - (size_t)n, "\r\n");
@@ -442,12 +477,12 @@ static void connection_takes_its_fields_with_it(void)
 		{"Connection: keep-alive, close\r\n", "", true, true, false},
 		{"Connection: ,, \t,a ,\r\nA: b\r\nB: c\r\n", "B: c\r\n", false, false, false},
 		{"A: b\r\nConnection: a\r\na: c\r\nB: d\r\nA: e\r\n", "B: d\r\n", false, false, false},
-		{"Connection: x\r\nConnection: close, y\r\nX: 1\r\nY: 2\r\nZ: 3\r\n", "Z: 3\r\n", true, false,
-		 false},
+		{"Connection: x\r\nConnection: close, y\r\nX: 1\r\nY: 2\r\nZ: 3\r\n", "Z: 3\r\n", true,
+		 false, false},
 		{"Connection: Upgrade\r\nUpgrade: websocket\r\n", "", false, false, true},
 		{"Connection: upgradex\r\n", "", false, false, false},
-		{"Connection: cookie, authorization\r\nCookie: a\r\nAuthorization: b\r\nC: d\r\n", "C: d\r\n",
-		 false, false, false},
+		{"Connection: cookie, authorization\r\nCookie: a\r\nAuthorization: b\r\nC: d\r\n",
+		 "C: d\r\n", false, false, false},
 		{"Connection:\r\nA: b\r\n", "A: b\r\n", false, false, false},
 		{"Connection: \"a\"\r\nA: b\r\n", "A: b\r\n", false, false, false},
 		/* what would take away framing or host is an attack */
@@ -479,8 +514,9 @@ static void connection_takes_its_fields_with_it(void)
 /* CGI makes one name of X-Forwarded-For and X_Forwarded_For: only plain names go to a backend. */
 static void odd_field_names_do_not_go_on(void)
 {
-	static const char in[] = "GET / HTTP/1.1\r\nHost: a\r\nX_Forwarded_For: 1\r\nA.b: 2\r\nA!: 3\r\n"
-							 "Plain-1: 4\r\n\r\n";
+	static const char in[] =
+		"GET / HTTP/1.1\r\nHost: a\r\nX_Forwarded_For: 1\r\nA.b: 2\r\nA!: 3\r\n"
+		"Plain-1: 4\r\n\r\n";
 	static const char rsp[] = "HTTP/1.1 200 OK\r\nX_a: 1\r\nA.b: 2\r\n\r\n";
 	char out[256];
 	struct sb b = sb_of(out, sizeof out);
@@ -509,10 +545,20 @@ static void copy_plainly(struct sb *b, const char *base, uint64_t out)
 /* Random mixes of usual and odd spellings, dropped and kept: the pieces add up. */
 static void copying_in_pieces_is_copying_one_by_one(void)
 {
-	static const char *const bits[] = {"A: b\r\n",	   "Bc:d\r\n",		"E:\r\n",	 "F: \r\n",
-									   "G:  h \r\n",   "TE: trailers\r\n", "Date: x\r\n", "I-j: k l\t\r\n",
-									   "Via: 1.1 x\r\n", "X_y: z\r\n",	 "E:\t\r\n",	 "Upgrade: h2c\r\n",
-									   "Connection: a, te\r\n", "X-Forwarded-Foo: 1\r\n"};
+	static const char *const bits[] = {"A: b\r\n",
+									   "Bc:d\r\n",
+									   "E:\r\n",
+									   "F: \r\n",
+									   "G:  h \r\n",
+									   "TE: trailers\r\n",
+									   "Date: x\r\n",
+									   "I-j: k l\t\r\n",
+									   "Via: 1.1 x\r\n",
+									   "X_y: z\r\n",
+									   "E:\t\r\n",
+									   "Upgrade: h2c\r\n",
+									   "Connection: a, te\r\n",
+									   "X-Forwarded-Foo: 1\r\n"};
 	uint32_t seed = 7;
 	char in[1024], one[1024], two[1024];
 
@@ -545,13 +591,15 @@ static void known_fields_are_known_in_any_case(void)
 		const char *name = hd_name((enum hd_id)id);
 		size_t n = strlen(name);
 		for (size_t i = 0; i <= n; i++)
-			upper[i] = (char)(name[i] >= 'a' && name[i] <= 'z' && i % 2 == 0 ? name[i] - 32 : name[i]);
-		HOLDS_FOR(name, (int)hd_lookup(sl_mk(name, n)) == id && (int)hd_lookup(sl_mk(upper, n)) == id);
+			upper[i] =
+				(char)(name[i] >= 'a' && name[i] <= 'z' && i % 2 == 0 ? name[i] - 32 : name[i]);
+		HOLDS_FOR(name,
+				  (int)hd_lookup(sl_mk(name, n)) == id && (int)hd_lookup(sl_mk(upper, n)) == id);
 		HOLDS_FOR(name, (int)hd_lookup(sl_mk(name, n - 1)) != id);
 		upper[1] = '_';
 		HOLDS_FOR(name, (int)hd_lookup(sl_mk(upper, n)) != id);
-		(void)snprintf(in, sizeof in, "HTTP/1.1 200 OK\r\nA: 1\r\n%s: 2\r\nB: 3\r\n%s: 4\r\n\r\n", name,
-					   name);
+		(void)snprintf(in, sizeof in, "HTTP/1.1 200 OK\r\nA: 1\r\n%s: 2\r\nB: 3\r\n%s: 4\r\n\r\n",
+					   name, name);
 		ptrdiff_t r = parse(true, in, strlen(in), NULL, 0, 4096);
 		HOLDS_FOR(name, r == (ptrdiff_t)strlen(in));
 		HOLDS_FOR(name, hd_has(&h, (enum hd_id)id) && hd_count(&h, (enum hd_id)id) == 2);
@@ -669,14 +717,16 @@ static void authorities(void)
 /* Pipelined: the second head is left where it is. */
 static void nothing_behind_the_head_is_taken(void)
 {
-	static const char in[] = "GET /1 HTTP/1.1\r\nHost: a\r\n\r\n\r\nGET /2 HTTP/1.1\r\nHost: b\r\n\r\n";
+	static const char in[] =
+		"GET /1 HTTP/1.1\r\nHost: a\r\n\r\n\r\nGET /2 HTTP/1.1\r\nHost: b\r\n\r\n";
 
 	ptrdiff_t n = request(in);
 	HOLDS(n == 28 && h.whole && h.n == 1 && says(in, h.path, "/1"));
 	n = request(in + n);
 	HOLDS(n == 30 && h.empty_lines == 1 && says(in + 28, h.path, "/2"));
 	HOLDS(response("HTTP/1.1 100 C\r\n\r\nHTTP/1.1 200 OK\r\n\r\n") == 18);
-	HOLDS(request("") == 0 && request("\r") == 0 && request("GET / HTTP/1.1\r\nHost: a\r\n\r") == 0);
+	HOLDS(request("") == 0 && request("\r") == 0 &&
+		  request("GET / HTTP/1.1\r\nHost: a\r\n\r") == 0);
 }
 
 int main(void)

@@ -26,9 +26,9 @@ static void table_open(struct table *t, const char *const *keys, size_t n)
 		(void)snprintf(t->text[i][0], sizeof t->text[i][0], "%.*s", (int)len, host);
 		(void)snprintf(t->text[i][1], sizeof t->text[i][1], "%s", path ? path : "");
 		t->r[i] = (struct route){.host = t->text[i][0],
-		                         .path = t->text[i][1],
-		                         .kind = tcp ? RT_TCP : RT_PROXY,
-		                         .line = (unsigned)i};
+								 .path = t->text[i][1],
+								 .kind = tcp ? RT_TCP : RT_PROXY,
+								 .line = (unsigned)i};
 		t->p[i] = &t->r[i];
 	}
 	t->cf = (struct conf){.route = t->p, .nroute = n};
@@ -49,14 +49,27 @@ static const char *found(struct table *t, const char *host, const char *path)
 
 static void the_exact_name_wins_then_the_longest_wildcard_then_the_star(void)
 {
-	static const char *const keys[] = {"*",		  "a.b.c",		 "*.b.c", "*.c", "*.x.b.c",
-	                                   "[::1]",	  "10.0.0.1",	 "d",	  "aa.b.c"};
+	static const char *const keys[] = {"*",		"a.b.c",	"*.b.c", "*.c",	  "*.x.b.c",
+									   "[::1]", "10.0.0.1", "d",	 "aa.b.c"};
 	static const char *const rows[][2] = {
-		{"a.b.c", "a.b.c"},	  {"z.b.c", "*.b.c"},	{"b.c", "*.c"},		  {"c", "*"},
-		{"y.x.b.c", "*.x.b.c"}, {"z.y.x.b.c", "*.x.b.c"}, {"x.b.c", "*.b.c"}, {"a.a.b.c", "*.b.c"},
-		{"z.d", "*"},		  {"d", "d"},			{"[::1]", "[::1]"},	  {"[::2]", "*"},
-		{"10.0.0.1", "10.0.0.1"}, {"10.0.0.2", "*"}, {"aa.b.c", "aa.b.c"}, {"a.b.cc", "*"},
-		{"xa.b.c", "*.b.c"},	  {"", "*"},
+		{"a.b.c", "a.b.c"},
+		{"z.b.c", "*.b.c"},
+		{"b.c", "*.c"},
+		{"c", "*"},
+		{"y.x.b.c", "*.x.b.c"},
+		{"z.y.x.b.c", "*.x.b.c"},
+		{"x.b.c", "*.b.c"},
+		{"a.a.b.c", "*.b.c"},
+		{"z.d", "*"},
+		{"d", "d"},
+		{"[::1]", "[::1]"},
+		{"[::2]", "*"},
+		{"10.0.0.1", "10.0.0.1"},
+		{"10.0.0.2", "*"},
+		{"aa.b.c", "aa.b.c"},
+		{"a.b.cc", "*"},
+		{"xa.b.c", "*.b.c"},
+		{"", "*"},
 	};
 	struct table t;
 
@@ -82,9 +95,10 @@ static void the_longest_path_on_a_segment_edge_wins(void)
 {
 	static const char *const keys[] = {"h", "h/a", "h/a/b", "h/ab", "h/a/b/c"};
 	static const char *const rows[][2] = {
-		{"/", "h"},			  {"/a", "h/a"},	{"/a/", "h/a"},		  {"/a/x", "h/a"},
-		{"/ab", "h/ab"},	  {"/abc", "h"},	{"/a/b", "h/a/b"},	  {"/a/bc", "h/a"},
-		{"/a/b/c/d", "h/a/b/c"}, {"/A", "h"},	{"*", "h"},			  {"", "h"},
+		{"/", "h"},		   {"/a", "h/a"},	 {"/a/", "h/a"},
+		{"/a/x", "h/a"},   {"/ab", "h/ab"},	 {"/abc", "h"},
+		{"/a/b", "h/a/b"}, {"/a/bc", "h/a"}, {"/a/b/c/d", "h/a/b/c"},
+		{"/A", "h"},	   {"*", "h"},		 {"", "h"},
 	};
 	struct table t;
 
@@ -136,7 +150,8 @@ static unsigned clashes(const char *const *keys, size_t n)
 static void the_same_host_and_path_twice_clash(void)
 {
 	static const char *const same[] = {"b", "a", "b"}, *const path[] = {"b/x", "b/y", "b/x", "b"},
-	                        *const tcp[] = {"!b", "b/x"}, *const fine[] = {"b", "!c", "b/x", "*.b"};
+							 *const tcp[] = {"!b", "b/x"},
+							 *const fine[] = {"b", "!c", "b/x", "*.b"};
 
 	HOLDS(clashes(same, 3) == 1);
 	HOLDS(clashes(path, 4) == 1);
@@ -222,7 +237,7 @@ static void paths_that_another_server_reads_otherwise_are_in_doubt(void)
 	table_open(&t, keys, sizeof keys / sizeof *keys);
 	for (size_t i = 0; i < sizeof rows / sizeof *rows; i++)
 		HOLDS_FOR(rows[i].path,
-		          rt_ambiguous(&t.cf, sl_of(rows[i].host), sl_of(rows[i].path)) == rows[i].doubt);
+				  rt_ambiguous(&t.cf, sl_of(rows[i].host), sl_of(rows[i].path)) == rows[i].doubt);
 }
 
 /* The scratch is the size of the longest request line, and no byte more is written. */
@@ -248,7 +263,8 @@ static void the_longest_path_is_judged(void)
 static void no_doubt_means_that_a_decoding_server_agrees(void)
 {
 	static const char *const keys[] = {"h", "h/a", "h/a/b", "h/b"};
-	static const char *const bits[] = {"/", "/", "a", "b", ".", "..", "%2e", "%2F", "%5c", "\\", ";", "%61", "%"};
+	static const char *const bits[] = {"/",	  "/",	 "a",  "b", ".",   "..", "%2e",
+									   "%2F", "%5c", "\\", ";", "%61", "%"};
 	struct table t;
 	uint32_t seed = 1;
 
@@ -269,7 +285,7 @@ static void no_doubt_means_that_a_decoding_server_agrees(void)
 			len = rt_normal(sl_mk(path, n), how, seen);
 			HOLDS_FOR(path, len <= n);
 			HOLDS_FOR(path, rt_find(&t.cf, sl_of("h"), sl_mk(seen, len)) ==
-			                    rt_find(&t.cf, sl_of("h"), sl_mk(path, n)));
+								rt_find(&t.cf, sl_of("h"), sl_mk(path, n)));
 		}
 	}
 }

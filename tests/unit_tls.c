@@ -268,7 +268,7 @@ static void records_are_small_at_first_and_after_silence(void)
 }
 
 static const char *fails(const char *sni, const char *host, enum rt_verify verify,
-                         const uint8_t *pin)
+						 const uint8_t *pin)
 {
 	static char text[256];
 	struct end s, c;
@@ -704,28 +704,49 @@ static void the_name_in_a_hello_is_found(void)
 		const char *ext;
 		size_t n;
 		const char *name;
-	} rows[] = {
-		{NULL, 0, "-"},
-		{"", 0, "-"},
-		{"\0\0\0\x0b\0\x09\0\0\x06" "a.test", 15, "a.test"},
-		{"\0\0\0\x0b\0\x09\0\0\x06" "A.TEST", 15, "a.test"},
-		{"\0\x17\0\0\0\0\0\x0b\0\x09\0\0\x06" "a.test\xff\1\0\1\0", 24, "a.test"},
-		{"\0\0\0\x0b\0\x09\0\0\x06" "a\0test", 15, "bad"},
-		{"\0\0\0\x0b\0\x09\0\0\x06" "a test", 15, "bad"},
-		{"\0\0\0\x0b\0\x09\0\0\x06" ".atest", 15, "bad"},
-		{"\0\0\0\x0b\0\x09\1\0\x06" "a.test", 15, "bad"},
-		{"\0\0\0\x0b\0\x08\0\0\x06" "a.test", 15, "bad"},
-		{"\0\0\0\x0b\0\x09\0\0\x07" "a.test", 15, "bad"},
-		{"\0\0\0\x0b\0\x09\0\0\x05" "a.test", 15, "bad"},
-		{"\0\0\0\x0c\0\x09\0\0\x06" "a.test", 15, "bad"},
-		{"\0\0\0\0", 4, "bad"},
-		{"\0\0\0\5\0\3\0\0\0", 9, "bad"},
-		{"\0\0\0\6\0\4\0\0\1a\0\0\0\6\0\4\0\0\1a", 20, "bad"},
-		{"\0\x17\0", 3, "bad"},
-		{"\0\x17\0\1", 4, "bad"},
-		{"\0\x2b\0\3\2\3\4", 7, "-"},
-		{"\0\x2b\0\3\3\3\4", 7, "bad"},
-		{"\0\x2b\0\2\1\3", 6, "bad"}};
+	} rows[] = {{NULL, 0, "-"},
+				{"", 0, "-"},
+				{"\0\0\0\x0b\0\x09\0\0\x06"
+				 "a.test",
+				 15, "a.test"},
+				{"\0\0\0\x0b\0\x09\0\0\x06"
+				 "A.TEST",
+				 15, "a.test"},
+				{"\0\x17\0\0\0\0\0\x0b\0\x09\0\0\x06"
+				 "a.test\xff\1\0\1\0",
+				 24, "a.test"},
+				{"\0\0\0\x0b\0\x09\0\0\x06"
+				 "a\0test",
+				 15, "bad"},
+				{"\0\0\0\x0b\0\x09\0\0\x06"
+				 "a test",
+				 15, "bad"},
+				{"\0\0\0\x0b\0\x09\0\0\x06"
+				 ".atest",
+				 15, "bad"},
+				{"\0\0\0\x0b\0\x09\1\0\x06"
+				 "a.test",
+				 15, "bad"},
+				{"\0\0\0\x0b\0\x08\0\0\x06"
+				 "a.test",
+				 15, "bad"},
+				{"\0\0\0\x0b\0\x09\0\0\x07"
+				 "a.test",
+				 15, "bad"},
+				{"\0\0\0\x0b\0\x09\0\0\x05"
+				 "a.test",
+				 15, "bad"},
+				{"\0\0\0\x0c\0\x09\0\0\x06"
+				 "a.test",
+				 15, "bad"},
+				{"\0\0\0\0", 4, "bad"},
+				{"\0\0\0\5\0\3\0\0\0", 9, "bad"},
+				{"\0\0\0\6\0\4\0\0\1a\0\0\0\6\0\4\0\0\1a", 20, "bad"},
+				{"\0\x17\0", 3, "bad"},
+				{"\0\x17\0\1", 4, "bad"},
+				{"\0\x2b\0\3\2\3\4", 7, "-"},
+				{"\0\x2b\0\3\3\3\4", 7, "bad"},
+				{"\0\x2b\0\2\1\3", 6, "bad"}};
 	static const size_t pieces[] = {16384, 100, 7, 3, 1};
 
 	for (size_t i = 0; i < RP_LEN(rows); i++)
@@ -742,26 +763,26 @@ static void what_is_no_hello_is_refused_at_once(void)
 		size_t n;
 		int is;
 	} rows[] = {{"GET / HTTP/1.1\r\n", 16, -1},
-	            {"G", 1, -1},
-	            {"", 0, 0},
-	            {"\x16", 1, 0},
-	            {"\x16\x02", 2, -1},
-	            {"\x16\3\1\0\0", 5, -1},
-	            {"\x16\3\1\xff\xff", 5, -1},
-	            {"\x16\3\1\x40\0", 5, 0},
-	            {"\x16\3\1\x40\1", 5, -1},
-	            {"\x16\3\1\0\5hello", 10, -1},
-	            {"\x16\3\1\0\4\1\0\x40\0", 9, -1},
-	            {"\x16\3\1\0\4\1\1\0\0", 9, -1},
-	            {"\x16\3\1\0\4\1\0\0\0", 9, -1},
-	            {"\x16\3\1\0\5\1\0\0\0\0", 10, -1},
-	            {"\x15\3\1\0\2\2\0", 7, -1}};
+				{"G", 1, -1},
+				{"", 0, 0},
+				{"\x16", 1, 0},
+				{"\x16\x02", 2, -1},
+				{"\x16\3\1\0\0", 5, -1},
+				{"\x16\3\1\xff\xff", 5, -1},
+				{"\x16\3\1\x40\0", 5, 0},
+				{"\x16\3\1\x40\1", 5, -1},
+				{"\x16\3\1\0\5hello", 10, -1},
+				{"\x16\3\1\0\4\1\0\x40\0", 9, -1},
+				{"\x16\3\1\0\4\1\1\0\0", 9, -1},
+				{"\x16\3\1\0\4\1\0\0\0", 9, -1},
+				{"\x16\3\1\0\5\1\0\0\0\0", 10, -1},
+				{"\x15\3\1\0\2\2\0", 7, -1}};
 	struct sl sni;
 	uint8_t scratch[256];
 
 	for (size_t i = 0; i < RP_LEN(rows); i++)
 		HOLDS_FOR(rows[i].bytes,
-		          tls_hello(sl_mk(rows[i].bytes, rows[i].n), &sni, scratch) == rows[i].is);
+				  tls_hello(sl_mk(rows[i].bytes, rows[i].n), &sni, scratch) == rows[i].is);
 	static uint8_t big[RP_HELLO_MAX];
 	size_t n = RP_HELLO_MAX - 4 - 45;
 	big[1] = 0x17; /* an unknown extension that fills it */
@@ -808,10 +829,11 @@ static const char *openssl_client(const char *args)
 
 	sa.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
 	HOLDS(bind(lfd, (struct sockaddr *)&sa, len) == 0 && listen(lfd, 1) == 0 &&
-	      getsockname(lfd, (struct sockaddr *)&sa, &len) == 0);
+		  getsockname(lfd, (struct sockaddr *)&sa, &len) == 0);
 	(void)snprintf(command, sizeof command,
-	               "cd %s && echo hello | timeout 20 openssl s_client -connect 127.0.0.1:%d "
-	               "-CAfile root.crt %s -ign_eof > client.out 2>&1 &", certs_dir, ntohs(sa.sin_port), args);
+				   "cd %s && echo hello | timeout 20 openssl s_client -connect 127.0.0.1:%d "
+				   "-CAfile root.crt %s -ign_eof > client.out 2>&1 &",
+				   certs_dir, ntohs(sa.sin_port), args);
 	HOLDS(system(command) == 0);
 	int fd = accept4(lfd, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC);
 	end_open(&s, fd, accept_as("a.test"));
@@ -850,11 +872,13 @@ static void openssl_talks_to_our_server(void)
 	const char *text;
 
 	for (size_t i = 0; i < RP_LEN(suites); i++) {
-		(void)snprintf(args, sizeof args, "-servername a.test -verify_return_error -cipher %s "
-		               "-curves %s -alpn h2,http/1.1", suites[i], i % 2 ? "P-256" : "X25519:P-256");
+		(void)snprintf(args, sizeof args,
+					   "-servername a.test -verify_return_error -cipher %s "
+					   "-curves %s -alpn h2,http/1.1",
+					   suites[i], i % 2 ? "P-256" : "X25519:P-256");
 		text = openssl_client(args);
 		HOLDS_FOR(text, strstr(text, suites[i]) && strstr(text, "Verify return code: 0 (ok)") &&
-		          strstr(text, "<answer>") && strstr(text, "ALPN protocol: http/1.1"));
+							strstr(text, "<answer>") && strstr(text, "ALPN protocol: http/1.1"));
 	}
 	text = openssl_client("-servername a.test -cipher ECDHE-ECDSA-AES128-SHA -tls1_2");
 	HOLDS_FOR(text, strstr(text, "handshake failure"));
@@ -872,7 +896,7 @@ static void openssl_talks_to_our_server(void)
 static void our_client_talks_to_openssl(void)
 {
 	static const char *const rows[] = {"-cert a.crt -key a.key", "-cert rsa.crt -key rsa.key",
-	                                   "-cert p384.crt -key p384.key"};
+									   "-cert p384.crt -key p384.key"};
 	static const char *const hosts[] = {"a.test", "a.test", "x.w.test"};
 	char command[1024];
 
@@ -883,9 +907,10 @@ static void our_client_talks_to_openssl(void)
 		sa.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
 		uint16_t port = (uint16_t)(20000 + getpid() % 20000 + (int)i);
 		sa.sin_port = htons(port);
-		(void)snprintf(command, sizeof command, "cd %s && timeout 20 openssl s_server -accept "
-		               "127.0.0.1:%d %s -cert_chain sub.crt -www -naccept 1 > server.out 2>&1 &",
-		               certs_dir, port, rows[i]);
+		(void)snprintf(command, sizeof command,
+					   "cd %s && timeout 20 openssl s_server -accept "
+					   "127.0.0.1:%d %s -cert_chain sub.crt -www -naccept 1 > server.out 2>&1 &",
+					   certs_dir, port, rows[i]);
 		HOLDS(system(command) == 0);
 		for (int k = 0; k < 100; k++) {
 			fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
@@ -925,15 +950,15 @@ int main(void)
 	make_cert("p384", EC384, "DNS:*.w.test", YEAR);
 	run("openssl req -x509 -newkey rsa:2048 -nodes -keyout k -out other.crt -subj /CN=Root");
 	run("openssl req -x509 -newkey rsa:2048 -nodes -keyout k -out self.crt -subj /CN=s -addext "
-	    "subjectAltName=DNS:self.test -addext basicConstraints=CA:FALSE && "
-	    "cat self.crt k > self.pem");
+		"subjectAltName=DNS:self.test -addext basicConstraints=CA:FALSE && "
+		"cat self.crt k > self.pem");
 	run("mkdir more && cp b.pem p384.pem more");
 	(void)snprintf(two, sizeof two, "%s", at("more"));
 	set = load(at("a.pem"), at("rsa.pem"), two);
 	anchors = crt_anchors_load(at("root.crt"));
 	today = sys_wall();
 	if (!set || !anchors || tls_open_room(&room, 4, 4, 4) < 0 ||
-	    buf_pool_open(&pool, 8, 16384) < 0) {
+		buf_pool_open(&pool, 8, 16384) < 0) {
 		printf("not ok: %s\n", said());
 		return 1;
 	}
