@@ -11358,11 +11358,12 @@ static uint64_t tx_due(struct rp *rp, struct tx *t)
 static void tx_end(struct rp *rp, struct tx *t)
 {
 	struct conn *c = t->c;
-	bool close = t->m.close || c->eof || rp->draining, cut = t->m.cut || c->broken;
+	bool close = t->m.close || rp->draining, cut = t->m.cut || c->broken;
 	bool until_close = t->m.answered && !t->m.down.chunk && t->m.down.fr.kind != FR_LENGTH;
 	bool sending = !t->m.up.fr.done || t->m.why == WHY_BAD_REQUEST || !t->req.whole;
 
 	tx_done(rp, t);
+	close |= c->eof && !buf_len(&c->in); /* what it asked before its end is still answered */
 	if (cut) {
 		if (until_close || c->broken)
 			sys_reset(c->fd);
@@ -11419,7 +11420,7 @@ static void tx_serve(struct rp *rp, struct conn *c)
 	}
 	if (c->phase != CP_OPEN || c->t)
 		return;
-	if (c->eof || c->broken)
+	if (c->broken || (c->eof && !buf_len(&c->in)))
 		tx_hangup(rp, c);
 	else if (buf_len(&c->in))
 		c->again = true;

@@ -192,6 +192,18 @@ def test_pipelined_requests_are_answered_in_order(proxy, backend):
     assert client.quiet(0.05)
 
 
+@pytest.mark.parametrize("name", [None, "app.test"], ids=["http", "https"])
+def test_pipelined_requests_are_answered_though_the_client_sends_no_more(proxy, backend, certs,
+                                                                           name):
+    """RFC 9112 9.3.2: what came before the end of the client's sending side counts."""
+    p = proxy(f"app.test={backend().url} plain", https="127.0.0.1:0", cert=certs("app.test").pem)
+    client = p.client(name)
+    client.send(b"".join(request(f"/{i}") for i in range(20)))
+    half_close(client.sock)
+    assert [client.answer().json()["target"] for _ in range(20)] == [f"/{i}" for i in range(20)]
+    assert client.rest() == b""
+
+
 def test_pipelined_requests_for_different_backends(proxy, backend):
     slow, quick = backend(says(0.3, reply(200, body=b"slow"))), backend(says(reply(200, body=b"quick")))
     client = proxy(f"slow.test={slow.url}", f"quick.test={quick.url}").client()
