@@ -34,7 +34,6 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
-#include <glob.h>
 #include <grp.h>
 #include <limits.h>
 #include <netdb.h>
@@ -1004,6 +1003,19 @@ static struct {
 	char clf[32], iso[32], rfc3164[24], http[32];
 } log_sink = {.level = LOG_INFO, .fd = 2, .starting = true, .stream = true, .stamp_s = -1};
 
+static const char log_months[] = "JanFebMarAprMayJunJulAugSepOctNovDec";
+
+/* A time as a text. strftime(3) would bring the languages of a static musl with it. */
+__attribute__((format(printf, 3, 4))) static void log_time(char *out, size_t cap, const char *fmt,
+														   ...)
+{
+	va_list ap;
+
+	va_start(ap, fmt);
+	(void)vsnprintf(out, cap, fmt, ap);
+	va_end(ap);
+}
+
 /* Makes the texts of a second: 10/Oct/2000:13:55:36 -0700, 2000-10-10T13:55:36-07:00. */
 static void log_clock(void)
 {
@@ -1014,16 +1026,22 @@ static void log_clock(void)
 	if (s == log_sink.stamp_s || !localtime_r(&t, &tm))
 		return;
 	log_sink.stamp_s = s;
-	(void)strftime(log_sink.clf, sizeof log_sink.clf, "%d/%b/%Y:%H:%M:%S %z", &tm);
-	(void)strftime(log_sink.rfc3164, sizeof log_sink.rfc3164, "%b %e %H:%M:%S", &tm);
-	struct tm gmt;
-	if (gmtime_r(&t, &gmt))
-		(void)strftime(log_sink.http, sizeof log_sink.http, "%a, %d %b %Y %H:%M:%S GMT", &gmt);
-	size_t n = strftime(log_sink.iso, sizeof log_sink.iso, "%Y-%m-%dT%H:%M:%S%z", &tm);
-	if (n >= 5 && n + 1 < sizeof log_sink.iso) { /* RFC 3339 has a colon in the offset */
-		memmove(log_sink.iso + n - 1, log_sink.iso + n - 2, 3);
-		log_sink.iso[n - 2] = ':';
-	}
+	const char *mon = log_months + 3 * tm.tm_mon;
+	long off = tm.tm_gmtoff / 60;
+	char sign = off < 0 ? '-' : '+';
+	off = off < 0 ? -off : off;
+	log_time(log_sink.clf, sizeof log_sink.clf, "%02d/%.3s/%d:%02d:%02d:%02d %c%02ld%02ld",
+			 tm.tm_mday, mon, tm.tm_year + 1900, tm.tm_hour, tm.tm_min, tm.tm_sec, sign, off / 60,
+			 off % 60);
+	log_time(log_sink.rfc3164, sizeof log_sink.rfc3164, "%.3s %2d %02d:%02d:%02d", mon, tm.tm_mday,
+			 tm.tm_hour, tm.tm_min, tm.tm_sec);
+	log_time(log_sink.iso, sizeof log_sink.iso, "%d-%02d-%02dT%02d:%02d:%02d%c%02ld:%02ld",
+			 tm.tm_year + 1900, tm.tm_mon + 1, tm.tm_mday, tm.tm_hour, tm.tm_min, tm.tm_sec, sign,
+			 off / 60, off % 60);
+	if (gmtime_r(&t, &tm))
+		log_time(log_sink.http, sizeof log_sink.http, "%.3s, %02d %.3s %d %02d:%02d:%02d GMT",
+				 &"SunMonTueWedThuFriSat"[3 * tm.tm_wday], tm.tm_mday, log_months + 3 * tm.tm_mon,
+				 tm.tm_year + 1900, tm.tm_hour, tm.tm_min, tm.tm_sec);
 }
 
 /* The time now, as the common log format has it. */
@@ -4296,6 +4314,81 @@ static char *cf_line(struct cf_in *in, char *line)
 	return NULL;
 }
 
+/* Where a shell's pattern goes on after its part that fits the character c; NULL: it does not fit. */
+static const char *cf_fits_one(const char *p, char c)
+{
+	const char *q = p + 1 + (p[0] == '[' && p[1] == '!'), *end = *q ? strchr(q + 1, ']') : NULL;
+	bool in = false;
+
+	if (*p != '[' || !end)
+		return *p == c || *p == '?' ? p + 1 : NULL;
+	for (bool not = p[1] == '!'; q < end; q++) {
+		const char *from = q;
+		if (q[1] == '-' && q + 2 < end)
+			q += 2;
+		in |= *from <= c && c <= *q;
+		if (q + 1 == end && in != not )
+			return end + 1;
+	}
+	return NULL;
+}
+
+/* Whether a name fits a shell's pattern: * ? [a-z] [!a-z]. */
+static bool cf_fits(const char *p, const char *name)
+{
+	const char *star = NULL, *from = NULL, *next;
+
+	while (*name)
+		if (*p == '*') {
+			star = ++p;
+			from = name;
+		} else if (*p && (next = cf_fits_one(p, *name))) {
+			p = next;
+			name++;
+		} else if (star) {
+			p = star; /* let the star take one character more */
+			name = ++from;
+		} else {
+			return false;
+		}
+	return !p[strspn(p, "*")];
+}
+
+/* Adds the files that fit a pattern to a list, in the order of their names; directories before `at`
+ * are taken as they stand. glob(3) of a static musl would bring 20 KB with it. */
+static void cf_glob(struct cf_in *in, struct strs *out, const char *pattern, size_t at)
+{
+	const char *wild = strpbrk(pattern + at, "*?["), *piece = wild, *rest;
+	char *dir = NULL, *one = NULL, *path = NULL;
+	struct sys_stamp st;
+	struct dirent **list;
+
+	if (!wild) {
+		if (sys_stamp(pattern, &st) == 0)
+			(void)cf_push(in, out, pattern);
+		return;
+	}
+	while (piece > pattern && piece[-1] != '/')
+		piece--;
+	rest = wild + strcspn(wild, "/");
+	if (!cf_text(in, &dir, "%.*s", (int)(piece - pattern), pattern) ||
+		!cf_text(in, &one, "%.*s", (int)(rest - piece), piece))
+		return;
+	int n = scandir(*dir ? dir : ".", &list, NULL, alphasort);
+	for (int i = 0; i < n; i++) {
+		const char *name = list[i]->d_name;
+		if ((*name != '.' || *one == '.') && cf_fits(one, name) &&
+			cf_text(in, &path, "%s%s%s", dir, name, rest))
+			cf_glob(in, out, path, strlen(dir) + strlen(name));
+		free(list[i]);
+	}
+	if (n >= 0)
+		free(list);
+	free(dir);
+	free(one);
+	free(path);
+}
+
 /* Reads a file and, where it says include, others: relative to its own directory, in the order of
  * their names. */
 static void cf_file(struct cf_in *in, const char *path)
@@ -4320,16 +4413,17 @@ static void cf_file(struct cf_in *in, const char *path)
 		if (!(wanted = cf_line(in, line)))
 			continue;
 		const char *slash = wanted[0] == '/' ? NULL : strrchr(in->file, '/');
-		glob_t g = {.gl_pathc = 0};
+		struct strs found = {NULL, 0};
 		if (!cf_text(in, &pattern, "%.*s%s", slash ? (int)(slash - in->file) + 1 : 0, in->file,
 					 wanted))
 			break;
 		if (!strpbrk(wanted, "*?["))
 			cf_file(in, pattern);
-		else if (glob(pattern, 0, NULL, &g) == 0)
-			for (size_t i = 0; i < g.gl_pathc; i++)
-				cf_file(in, g.gl_pathv[i]);
-		globfree(&g);
+		else
+			cf_glob(in, &found, pattern, 0);
+		for (size_t i = 0; i < found.n; i++)
+			cf_file(in, found.v[i]);
+		cf_free_strs(&found);
 		free(pattern);
 	}
 	in->depth--;

@@ -4,6 +4,8 @@
  */
 #include "unit.h"
 
+#include <glob.h>
+
 #define RP_NO_MAIN 1
 #include "../rproxy.c"
 
@@ -483,6 +485,68 @@ static void includes_are_relative_sorted_and_bounded(void)
 	cf_drop(cf);
 }
 
+static void patterns_of_includes_fit_like_a_shell_s(void)
+{
+	static const struct {
+		const char *pattern, *name;
+		bool fits;
+	} rows[] = {
+		{"*", "a.conf", true},
+		{"*.conf", ".conf", true},
+		{"*.conf", "a.conf2", false},
+		{"a*b*c", "abcbc", true},
+		{"a*b*c", "acb", false},
+		{"a**", "a", true},
+		{"?", "", false},
+		{"a?c", "abc", true},
+		{"a?c", "ac", false},
+		{"[a-c]x", "bx", true},
+		{"[a-c]x", "dx", false},
+		{"[!a-c]x", "dx", true},
+		{"[!a-c]x", "ax", false},
+		{"[]x]", "]", true},
+		{"[!]]", "]", false},
+		{"[a-]", "-", true},
+		{"[ab", "[ab", true},
+		{"[ab", "a", false},
+		{"[", "[", true},
+		{"[!", "[!", true},
+		{"[!", "x", false},
+		{"", "", true},
+		{"a[xyz]*[0-9]", "ay12", true},
+		{"*[!0-9]", "12", false},
+		{"[", "", false},
+		{"*a*a*a*a*b", "aaaaaaaaaaaaaaaaaaaa", false},
+	};
+
+	for (size_t i = 0; i < RP_LEN(rows); i++)
+		HOLDS_FOR(rows[i].pattern, cf_fits(rows[i].pattern, rows[i].name) == rows[i].fits);
+}
+
+static void includes_of_a_pattern_may_be_in_many_directories(void)
+{
+	const char *const names[] = {"sub-b/z.inc", "sub-a/y.inc", "sub-a/.hidden.inc", "sub-a/x.inc"};
+	char path[120];
+
+	for (size_t i = 0; i < RP_LEN(names); i++) {
+		(void)snprintf(path, sizeof path, "%s/%.5s", dir, names[i]);
+		(void)mkdir(path, 0700);
+		(void)file(names[i], i == 2 ? "bad\n" : "http 80\n");
+	}
+	struct conf *cf =
+		load("-c", file("top.conf", "include sub-?/*.inc\n"), NULL, NULL, NULL, NULL, NULL);
+	HOLDS_FOR(said, cf->files.n == 4);
+	for (size_t i = 1; i < cf->files.n; i++)
+		HOLDS(strstr(cf->files.v[i], i == 1 ? "sub-a/x.inc" : i == 2 ? "sub-a/y" : "sub-b/z"));
+	cf_drop(cf);
+	for (size_t i = 0; i < RP_LEN(names); i++) {
+		(void)snprintf(path, sizeof path, "%s/%s", dir, names[i]);
+		(void)unlink(path);
+		*strrchr(path, '/') = 0;
+		(void)rmdir(path);
+	}
+}
+
 static void words_stand_for_lists_of_ranges(void)
 {
 	struct conf *cf = load("--http=80", "--trust=cloudflare,private", "--trust", "loopback,1.2.3.4",
@@ -855,6 +919,8 @@ int main(void)
 	RUN(the_later_value_wins_and_lists_grow);
 	RUN(files_may_hold_comments_quotes_and_foreign_line_ends);
 	RUN(includes_are_relative_sorted_and_bounded);
+	RUN(patterns_of_includes_fit_like_a_shell_s);
+	RUN(includes_of_a_pattern_may_be_in_many_directories);
 	RUN(words_stand_for_lists_of_ranges);
 	RUN(the_ranges_behind_the_words_are_well_formed);
 	RUN(the_status_page_is_for_loopback_unless_told);
