@@ -7452,7 +7452,8 @@ static bool net_pump(struct rp *rp, struct conn *c, bool want)
 	buf_done(&rp->pool, &c->out);
 	rp->pk_used |= (moved & TLS_PK) != 0;
 	c->again = (moved & TLS_DEFERRED) != 0;
-	c->broken |= io == IO_ERR || (io == IO_EOF && !tls_clean_eof(c->tls));
+	/* An end that was not said is a cut (RFC 9112 9.8). A request has its own end within. */
+	c->broken |= io == IO_ERR || (io == IO_EOF && c->kind != CO_CLIENT && !tls_clean_eof(c->tls));
 	bool ended = !c->eof && io != IO_OK;
 	c->eof |= io != IO_OK;
 	return (moved & (TLS_RX | TLS_TX | TLS_PK)) || ended;
