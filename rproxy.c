@@ -10650,6 +10650,12 @@ static bool tx_body_broke(struct rp *rp, struct tx *t, enum why why, int status)
 	return tx_fail(t, why, status);
 }
 
+/* Has the client left, or at least nothing more to say? What is behind the head in its buffer counts. */
+static bool tx_silent(const struct tx *t)
+{
+	return t->c->eof && buf_len(&t->c->in) <= (t->m.head_gone ? 0 : t->req.size);
+}
+
 /* The request's body on its way up. Returns whether something moved; *over: the state changed. */
 static bool tx_upload(struct rp *rp, struct tx *t, bool *over)
 {
@@ -10670,7 +10676,7 @@ static bool tx_upload(struct rp *rp, struct tx *t, bool *over)
 		if (*over)
 			return tx_body_broke(rp, t, WHY_BODY_TOO_BIG, 413);
 	}
-	if (t->c->eof && !t->m.up.fr.done && buf_len(&t->c->in) <= (t->m.head_gone ? 0 : t->req.size)) {
+	if (!t->m.up.fr.done && tx_silent(t)) {
 		*over = true;
 		return tx_abort(rp, t, WHY_CLIENT_GONE);
 	}
@@ -11124,7 +11130,7 @@ static bool tx_relay(struct rp *rp, struct tx *t)
 	if (tx_body_over(d))
 		return tx_answered(rp, t);
 	/* Who closes in the middle of his answer has left; who did so before it waits for it. */
-	if (t->c->eof && !t->m.half && !buf_len(&t->c->in))
+	if (!t->m.half && tx_silent(t))
 		return tx_abort(rp, t, WHY_CLIENT_GONE);
 	if (net_io(rp, t->u, !buf_len(&t->u->in))) {
 		t->m.u_at = rp->now;
