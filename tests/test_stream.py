@@ -311,9 +311,10 @@ def test_the_client_of_a_stalled_backend_is_held_back(proxy, backend):
     over.set()
 
 
+@pytest.mark.release
 def test_a_slow_reader_does_not_hurt_a_fast_one(proxy, backend):
-    """The issue asks for 10%; a shared machine jitters by more, so the bound here is looser and
-    the figure is printed. make bench measures it in quiet."""
+    """The fast one is within 10% of its speed alone. Both are tried in turn and the best of each
+    counts: what else the machine does makes a try slower, never faster."""
     size = 24 << 20
     p = proxy(f"app.test={backend(download(size, [])).url}")
 
@@ -325,24 +326,29 @@ def test_a_slow_reader_does_not_hurt_a_fast_one(proxy, backend):
         client.close()
         return size / (time.monotonic() - start)
 
-    fast()
-    alone = max(fast() for _ in range(3))
-    slow = p.client(rcvbuf=4096)
-    slow.send(request())
-    over = threading.Event()
+    def beside_a_slow_one():
+        slow, over = p.client(rcvbuf=4096), threading.Event()
+        slow.send(request())
 
-    def crawl():
-        while not over.wait(0.1):
-            slow.sock.recv(102)  # 1 KB/s
+        def crawl():
+            while not over.wait(0.1):
+                slow.sock.recv(102)  # 1 KB/s
 
-    thread = threading.Thread(target=crawl)
-    thread.start()
-    shared = max(fast() for _ in range(3))
-    over.set()
-    thread.join()
-    slow.close()
+        thread = threading.Thread(target=crawl)
+        thread.start()
+        speed = fast()
+        over.set()
+        thread.join()
+        slow.close()
+        return speed
+
+    alone, shared = fast(), 0
+    for tries in range(20):
+        alone, shared = max(alone, fast()), max(shared, beside_a_slow_one())
+        if tries > 1 and shared > 0.9 * alone:
+            break
     print(f"alone {alone / 1e6:.0f} MB/s, beside a slow reader {shared / 1e6:.0f} MB/s")
-    assert shared > alone * 0.6
+    assert shared > 0.9 * alone
 
 
 def test_many_pipelined_requests_of_a_client_that_does_not_read(proxy, backend):
