@@ -7781,7 +7781,8 @@ static size_t net_proxy_write(int version, const struct addr *src, const struct 
  * Helper processes for what may block: getaddrinfo() and crypt(). Each kind has one helper behind a
  * socketpair, forked before privileges are given up, so /etc/hosts, search domains and dnsmasq work
  * as everywhere. A helper forks once for each question (at most DNS_AT_ONCE at a time), so that one
- * lost name does not delay another, and a crash takes one answer with it, not the helper.
+ * lost name does not delay another, and a crash takes one answer with it, not the helper. Who
+ * answers a question has the user of the proxy that asks it.
  * Owns: struct dns_room, the helpers' processes.
  * Fails: dns_start with NULL; a question to a helper that died is answered with good=false.
  * Door: dns_start dns_need dns_stop dns_fd dns_next dns_ask_name dns_ask_hash
@@ -7791,7 +7792,7 @@ enum dns_kind { DNS_NAME, DNS_HASH, DNS_KINDS };
 
 #define DNS_FOR_NAMES 1u
 #define DNS_FOR_HASHES 2u
-#define DNS_AT_ONCE 8	   /* questions that a helper works on at a time */
+#define DNS_AT_ONCE 16	   /* questions that a helper works on at a time */
 #define DNS_QUEUE 256	   /* questions under way; more are refused */
 #define DNS_TEXT 512	   /* bytes of a name, or of a hash and a password */
 #define DNS_REVIVE_MS 1000 /* a helper that died is started anew after this */
@@ -7962,17 +7963,27 @@ _Noreturn static void dns_work(int fd, enum dns_kind kind, struct dns_question *
 	_exit(0);
 }
 
+static void dns_woken(int sig)
+{
+	(void)sig; /* it ends ppoll(), that is all */
+}
+
 /* Keeps nothing of the proxy but the socket. */
 static void dns_strip(int fd)
 {
 	static const int back[] = {SIGHUP, SIGUSR1, SIGUSR2, SIGTERM, SIGINT};
-	struct sigaction ign = {.sa_handler = SIG_IGN}, dfl = {.sa_handler = SIG_DFL};
+	struct sigaction ign = {.sa_handler = SIG_IGN}, dfl = {.sa_handler = SIG_DFL},
+					 wake = {.sa_handler = dns_woken};
 	struct rlimit rl;
+	sigset_t chld;
 
 	for (size_t i = 0; i < RP_LEN(back); i++)
 		(void)sigaction(back[i], &ign, NULL); /* the end of the socket is the signal */
-	(void)sigaction(SIGCHLD, &dfl, NULL);
 	(void)sigaction(SIGALRM, &dfl, NULL);
+	(void)sigaction(SIGCHLD, &wake, NULL);
+	(void)sigemptyset(&chld);
+	(void)sigaddset(&chld, SIGCHLD);
+	(void)sigprocmask(SIG_BLOCK, &chld, NULL); /* but in ppoll() */
 	int top = getrlimit(RLIMIT_NOFILE, &rl) == 0 && rl.rlim_cur < 65536 ? (int)rl.rlim_cur : 65536;
 	for (int i = 0; i < top; i++)
 		if (i != fd && i != 2)
@@ -7981,32 +7992,99 @@ static void dns_strip(int fd)
 	(void)prctl(PR_SET_PDEATHSIG, SIGKILL);
 }
 
+/* The next question, and as whom the proxy asks it. 1; 0 for none now; -1: the proxy is gone. */
+static int dns_hear(int fd, struct dns_question *q, struct ucred *who)
+{
+	union {
+		struct cmsghdr head;
+		char space[CMSG_SPACE(sizeof(struct ucred))];
+	} control = {.head = {0}};
+	struct iovec iov = {.iov_base = q, .iov_len = sizeof *q};
+	struct msghdr m = {.msg_iov = &iov,
+					   .msg_iovlen = 1,
+					   .msg_control = &control,
+					   .msg_controllen = sizeof control};
+	ssize_t n = recvmsg(fd, &m, MSG_DONTWAIT);
+
+	if (n < 0 && (errno == EAGAIN || errno == EINTR))
+		return 0;
+	const struct cmsghdr *c = n == (ssize_t)sizeof *q ? CMSG_FIRSTHDR(&m) : NULL;
+	if (!c || c->cmsg_type != SCM_CREDENTIALS || q->n > DNS_TEXT || q->split > q->n)
+		return -1;
+	memcpy(who, CMSG_DATA(c), sizeof *who);
+	return 1;
+}
+
+/* Gives up root when the proxy has, and ends with the helper. False: that was not possible. */
+static bool dns_humble(const struct ucred *who, pid_t helper)
+{
+	if (geteuid() == 0 && who->uid != 0 &&
+		(setgroups(0, NULL) < 0 || setgid(who->gid) < 0 || setuid(who->uid) < 0))
+		return false;
+	(void)prctl(PR_SET_PDEATHSIG, SIGKILL); /* the line above has cleared it */
+	return getppid() == helper;
+}
+
+/* A worker, and what it is asked. */
+struct dns_worker {
+	pid_t pid; /* 0: none */
+	uint64_t cookie;
+};
+
+/* Forgets workers that ended, and answers for those that came to a bad end. Returns a free place,
+ * NULL when all are busy. */
+static struct dns_worker *dns_reap(int fd, enum dns_kind kind, struct dns_worker w[DNS_AT_ONCE])
+{
+	struct dns_worker *spare = NULL;
+
+	for (unsigned i = 0; i < DNS_AT_ONCE; i++) {
+		int status = 0;
+		if (w[i].pid && waitpid(w[i].pid, &status, WNOHANG) == w[i].pid) {
+			struct dns_answer a = {.kind = kind, .cookie = w[i].cookie};
+			if (status)
+				(void)send(fd, &a, sizeof a, MSG_NOSIGNAL);
+			w[i].pid = 0;
+		}
+		if (!w[i].pid)
+			spare = &w[i];
+	}
+	return spare;
+}
+
 /* The helper: a fork for each question, until the proxy is gone. */
 _Noreturn static void dns_serve(int fd, enum dns_kind kind)
 {
+	struct dns_worker workers[DNS_AT_ONCE] = {{0}};
 	struct dns_question q;
-	unsigned busy = 0;
+	struct ucred who;
+	sigset_t none;
+	pid_t self = getpid();
+	int got = 0;
 
 	dns_strip(fd);
-	for (;;) {
-		while (busy && waitpid(-1, NULL, busy < DNS_AT_ONCE ? WNOHANG : 0) > 0)
-			busy--;
-		ssize_t n = recv(fd, &q, sizeof q, 0);
-		if (n < 0 && errno == EINTR)
+	(void)sigemptyset(&none);
+	while (got >= 0) {
+		struct dns_worker *w = dns_reap(fd, kind, workers);
+		struct pollfd p = {.fd = fd, .events = w ? POLLIN : 0};
+		if (ppoll(&p, 1, NULL, &none) < 0)
 			continue;
-		if (n != (ssize_t)sizeof q)
-			_exit(0);
-		pid_t pid = fork();
-		if (pid == 0)
+		if (p.revents & POLLHUP)
+			break;
+		if (!w || (got = dns_hear(fd, &q, &who)) <= 0)
+			continue;
+		*w = (struct dns_worker){.pid = fork(), .cookie = q.cookie};
+		if (w->pid == 0 && dns_humble(&who, self))
 			dns_work(fd, kind, &q);
-		if (pid > 0) {
-			busy++;
-		} else {
+		if (w->pid == 0)
+			_exit(1);
+		if (w->pid < 0) {
 			struct dns_answer a = {.kind = kind, .cookie = q.cookie};
 			(void)send(fd, &a, sizeof a, MSG_NOSIGNAL);
+			w->pid = 0;
 		}
 		memset(&q, 0, sizeof q);
 	}
+	_exit(0);
 }
 
 /* ---- in the proxy ---- */
@@ -8014,10 +8092,11 @@ _Noreturn static void dns_serve(int fd, enum dns_kind kind)
 static int dns_fork(struct dns_room *room, enum dns_kind kind)
 {
 	struct dns_helper *h = &room->helper[kind];
-	int pair[2];
+	int pair[2], on = 1;
 
 	if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair) < 0)
 		return -1;
+	(void)setsockopt(pair[1], SOL_SOCKET, SO_PASSCRED, &on, sizeof on);
 	pid_t pid = fork();
 	if (pid == 0)
 		dns_serve(pair[1], kind);
