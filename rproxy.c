@@ -9363,8 +9363,8 @@ static void rep_begin(struct sb *b, int status, bool close, bool keep10)
 	sb_str(b, close	   ? "\r\nConnection: close\r\n"
 			  : keep10 ? "\r\nConnection: keep-alive\r\n"
 					   : "\r\n");
-	if (status == 502 || status == 503 || status == 504)
-		sb_str(b, status == 504 ? "" : "Retry-After: 5\r\n");
+	if (status >= 502 && status <= 504)
+		sb_str(b, "Retry-After: 5\r\n");
 }
 
 /* Ends an answer: its type and length, and the body unless the request was HEAD. */

@@ -20,7 +20,7 @@ def judge_page(p, answer, status, backends=()):
     page = str(answer.fields) + answer.body.decode()
     for secret in ["127.0.0.1", *(str(b) for b in backends), "0.1.0", "rproxy", str(p.http[0])]:
         assert secret not in page, secret
-    if status in (502, 503):
+    if status in (502, 503, 504):
         assert int(answer.get("Retry-After")) > 0
 
 
