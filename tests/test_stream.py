@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from harness import BIG, chunk, reply, request, sanitized, says, wait_for
+from harness import BIG, PATIENCE, chunk, reply, request, sanitized, says, wait_for
 
 BLOCK = os.urandom(1 << 20)
 GROWTH = 256 * 1024  # bytes of resident memory that a transfer of any size may cost
@@ -157,38 +157,40 @@ def test_big_chunked_both_ways(proxy, backend):
 # ==[ at once ]====================================================================================
 
 
-def events(sent):
-    """An event stream: one event every 100 ms, each with the time of its sending noted."""
+def events(sent, taken):
+    """An event stream. Each event waits until the client has the one before."""
     def handler(conn):
-        conn.head()
-        conn.send(reply(200, "Content-Type: text/event-stream", "Cache-Control: no-store",
-                        "Transfer-Encoding: chunked", length=False))
-        for i in range(8):
-            time.sleep(0.1)
-            sent.append(time.monotonic())
-            conn.send(chunk(b"data: %d\n\n" % i))
-        conn.send(b"0\r\n\r\n")
+        while conn.head():
+            conn.send(reply(200, "Content-Type: text/event-stream", "Cache-Control: no-store",
+                            "Transfer-Encoding: chunked", length=False))
+            for i in range(4):
+                assert taken.acquire(timeout=PATIENCE)
+                time.sleep(0.02)  # so that it can't come with what was sent before
+                sent.append(time.monotonic())
+                conn.send(chunk(b"data: %d\n\n" % i))
+            conn.send(b"0\r\n\r\n")
     return handler
 
 
 @pytest.mark.release
 @pytest.mark.parametrize("name", [None, "app.test"], ids=["http", "https"])
 def test_events_arrive_one_by_one_at_once(proxy, backend, certs, name):
-    sent = []
-    p = proxy(f"app.test={backend(events(sent)).url} plain", https="127.0.0.1:0",
+    """The first event of a stream within 50 ms: of the best of five streams, because a busy machine
+    may delay one."""
+    sent, taken, took = [], threading.Semaphore(0), []
+    p = proxy(f"app.test={backend(events(sent, taken)).url} plain", https="127.0.0.1:0",
               cert=certs("app.test").pem)
     client = p.client(name)
-    client.send(request("/", "Accept: text/event-stream"))
-    assert client.head().get("Content-Type") == "text/event-stream"
-    took = []
-    for i in range(8):
-        assert client.chunk() == b"data: %d\n\n" % i
-        took.append((time.monotonic() - sent[i]) * 1000)
-        assert len(sent) == i + 1  # not held until the next
-    assert client.chunk() == b""
+    for _ in range(5):
+        client.send(request("/", "Accept: text/event-stream"))
+        assert client.head().get("Content-Type") == "text/event-stream"
+        for i in range(4):
+            taken.release()
+            assert client.chunk() == b"data: %d\n\n" % i
+            took.append((time.monotonic() - sent[-1]) * 1000)
+        assert client.chunk() == b""
     print(f"first event after {took[0]:.2f} ms, median {statistics.median(took):.2f} ms")
-    assert took[0] < 50, took
-    assert max(took) < 1000, took  # of the rest, a busy machine may delay one
+    assert min(took[::4]) < 50, took
 
 
 def test_an_answer_until_close_arrives_at_once(proxy, backend):
