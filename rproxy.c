@@ -1711,7 +1711,7 @@ static void addr_from_sa(const struct sockaddr_storage *ss, struct addr *a)
  * Fails: -1 with hd->status (400, 414, 431, 501, 505) and hd->why; a response is good or bad.
  * Spec: RFC 9112 2 to 5, RFC 9110 4.2, 5 and 7.2.
  * Door: hd_reset hd_parse hd_sl hd_value hd_find hd_next hd_count hd_has hd_copy hd_drop hd_hide
- *       hd_name hd_authority
+ *       hd_authority
  */
 
 /* The fields that the proxy looks at, and some that come often: name, its first and last byte, and
@@ -1837,16 +1837,17 @@ static struct sl hd_sl(const char *base, struct hd_span s)
 	return sl_mk(base + s.off, s.len);
 }
 
-/* The well-known name of a field, lower case. */
-static const char *hd_name(enum hd_id id)
-{
-	static const char *const names[] = {"",
-#define X(NAME, text, first, last, way) text,
-										HD_FIELDS(X)
+/* The well-known names, lower case: in one piece, so that nothing has to be relocated at start. */
+static const struct {
+	uint8_t n;
+	char text[31];
+} hd_names[HF_COUNT] = {
+	[HF_OTHER] = {0, ""},
+#define X(NAME, text, first, last, way) [HF_##NAME] = {sizeof text - 1, text},
+	HD_FIELDS(X)
 #undef X
-											"x-forwarded-"};
-	return names[id];
-}
+		[HF_XF_OTHER] = {12, "x-forwarded-"},
+};
 
 /* Is a token this lower-case name of letters, digits and "-", which bit 5 alone tells from upper
  * case? Both have the same length. */
@@ -1867,26 +1868,22 @@ static bool hd_same(struct sl token, const char *name)
 	return i == token.n;
 }
 
-/* Which of HD_FIELDS a name is. Length, first and last byte leave one candidate: two that were
- * alike in all three would not compile. */
+/* Which of HD_FIELDS a name is. A hash of length, first and last byte leaves one candidate: for two
+ * that were alike the compiler would warn of an override; then take other factors. */
+#define HD_KEY(len, a, z) (((unsigned)(len)*8 + (unsigned)(a)*20 + (unsigned)(z)*3) & 127)
+static const uint8_t hd_ids[128] = {
+#define X(NAME, text, first, last, way) [HD_KEY(sizeof text - 1, first, last)] = HF_##NAME,
+	HD_FIELDS(X)
+#undef X
+};
+
 static enum hd_id hd_lookup(struct sl name)
 {
-	enum hd_id id = HF_OTHER;
-	char a = (char)(name.p[0] | 0x20), z = (char)(name.p[name.n - 1] | 0x20);
+	uint8_t a = (uint8_t)(name.p[0] | 0x20), z = (uint8_t)(name.p[name.n - 1] | 0x20);
+	uint8_t id = hd_ids[HD_KEY(name.n, a, z)];
 
-#define HD_KEY(len, a, b) ((size_t)(len) << 16 | (size_t)(uint8_t)(a) << 8 | (uint8_t)(b))
-	switch (HD_KEY(name.n & 255, a, z)) {
-#define X(NAME, text, first, last, way)                                                            \
-	case HD_KEY(sizeof text - 1, first, last):                                                     \
-		id = HF_##NAME;                                                                            \
-		break;
-		HD_FIELDS(X)
-#undef X
-	default:
-		break;
-	}
-	if (id != HF_OTHER && name.n < 256 && hd_same(name, hd_name(id)))
-		return id;
+	if (id != HF_OTHER && name.n == hd_names[id].n && hd_same(name, hd_names[id].text))
+		return (enum hd_id)id;
 	if (a == 'x' && name.n >= 12 && sl_iis(sl_mk(name.p, 12), "x-forwarded-"))
 		return HF_XF_OTHER;
 	return HF_OTHER;

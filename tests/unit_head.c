@@ -588,7 +588,7 @@ static void known_fields_are_known_in_any_case(void)
 	char in[256], upper[64];
 
 	for (int id = HF_OTHER + 1; id < HF_XF_OTHER; id++) {
-		const char *name = hd_name((enum hd_id)id);
+		const char *name = hd_names[id].text;
 		size_t n = strlen(name);
 		for (size_t i = 0; i <= n; i++)
 			upper[i] =
