@@ -982,7 +982,7 @@ static void sb_escape(struct sb *b, struct sl a, size_t max, bool json)
  * Fails: log_open with -1 and errno.
  * Spec: RFC 3164 over /dev/log, as logd and rsyslog read it.
  * Door: log_open log_close log_reopen log_event log_line log_tick log_stamp log_iso log_date log_started
- *       log_wants
+ *       log_wants log_lead
  */
 
 enum log_kind { LOG_TO_STDERR, LOG_TO_SYSLOG, LOG_TO_FILE, LOG_TO_NONE };
@@ -995,6 +995,7 @@ static struct {
 	bool stream;		  /* fd is a pipe, socket or terminal: look before writing */
 	int fd;				  /* owns when a file or a socket */
 	char path[256];
+	const char *lead; /* borrows: what events begin with, NULL nothing */
 	uint64_t lost;
 	uint64_t repeats;
 	char last[256]; /* the last event, to fold its repeats */
@@ -1126,20 +1127,31 @@ static void log_repeats(void)
 	log_line(LOG_WARN, text, b.n);
 }
 
+/* Where the cause of the events that follow stands: "FILE:LINE: " or "--flag: "; NULL: nowhere. It
+ * is borrowed until the next call. */
+static void log_lead(const char *place)
+{
+	log_sink.lead = place;
+}
+
 /* One event: "rproxy: " and the text, which is cut when too long. The same text again within ten
  * seconds is only counted. */
 __attribute__((format(printf, 2, 3))) static void log_event(enum log_level level, const char *fmt,
 															...)
 {
-	char text[1024] = "rproxy: ";
+	char text[1024];
+	const char *lead = log_sink.lead ? log_sink.lead : "";
 	va_list ap;
 
 	if (level > log_sink.level)
 		return;
+	/* At the start a place in a file begins the line, as compilers have it. */
+	const char *name = log_sink.starting && *lead && *lead != '-' ? "" : "rproxy: ";
+	size_t len = (size_t)snprintf(text, sizeof text / 2, "%s%.480s", name, lead);
 	va_start(ap, fmt);
-	int n = vsnprintf(text + 8, sizeof text - 9, fmt, ap);
+	int n = vsnprintf(text + len, sizeof text - len - 1, fmt, ap);
 	va_end(ap);
-	size_t len = 8 + (n < 0 ? 0 : (size_t)n < sizeof text - 10 ? (size_t)n : sizeof text - 10);
+	len += n < 0 ? 0 : (size_t)n < sizeof text - len - 2 ? (size_t)n : sizeof text - len - 2;
 	text[len] = '\n';
 	text[len + 1] = 0;
 	if (log_sink.starting) {
@@ -1157,7 +1169,8 @@ __attribute__((format(printf, 2, 3))) static void log_event(enum log_level level
 		return;
 	}
 	log_repeats();
-	(void)snprintf(log_sink.last, sizeof log_sink.last, "%s", text);
+	(void)snprintf(log_sink.last, sizeof log_sink.last, "%.*s", (int)sizeof log_sink.last - 1,
+				   text);
 	log_sink.last_ms = now;
 	log_line(level, text, len + 1);
 }
@@ -2794,7 +2807,7 @@ RP_SELDOM
  * Owns: each struct conf and all below it, but for what GATE and CERT hang into a route (users,
  *       anchors). Each error is one line, `FILE:LINE: ...` or `rproxy: --flag: ...`.
  * Fails: conf->faults counts the errors; whoever loaded it drops it then.
- * Door: cf_load cf_usage cf_hold cf_drop cf_find
+ * Door: cf_load cf_usage cf_hold cf_drop cf_find cf_place
  */
 
 #ifndef RP_BEARSSL
@@ -2849,9 +2862,9 @@ enum cf_kind {
 	X(LISTEN, "status", 0, listen, LS_STATUS, 0, NULL, "[ADDR:]PORT",                              \
 	  "status page `/`, `/status.json`, and `/metrics` for Prometheus; without ADDR on "           \
 	  "loopback only")                                                                             \
-	X(NUM, "public-port", 0, public_port, 1, 65535, NULL, "N",                                     \
-	  "the port visitors use for HTTPS, in redirects and rewritten addresses; otherwise the "      \
-	  "first HTTPS listener's. Set 443 where a firewall forwards 443 to this one")                 \
+	X(NUM, "public-port", 0, public_port, 1, 65535, "the first HTTPS listener's", "N",             \
+	  "the port visitors use for HTTPS, in redirects and rewritten addresses. Set 443 where a "    \
+	  "firewall forwards 443 to this one")                                                         \
 	X(GROUP, "Routes", 0, action, 0, 0, NULL, NULL, NULL)                                          \
 	X(ROUTE, "route", 'r', route, 0, 0, NULL, "RULE",                                              \
 	  "one entry of the host table, `HOST[/PATH]=TARGET[,TARGET...] [SETTING]...`, repeatable")    \
@@ -2925,7 +2938,8 @@ static const struct cf_opt {
 	char letter;
 	size_t member; /* its offset in struct conf */
 	uint64_t min, max;
-	const char *name, *def, *arg, *help;
+	const char *name, *def; /* a default with a blank in it is for people: it stands for 0 */
+	const char *arg, *help;
 } cf_opts[] = {
 #define X(KIND, name, letter, member, min, max, def, arg, help)                                    \
 	{CK_##KIND, letter, offsetof(struct conf, member), min, max, name, def, arg, help},
@@ -2934,6 +2948,12 @@ static const struct cf_opt {
 };
 
 #define CF_NOPTS RP_LEN(cf_opts)
+
+/* Where an option was said; file NULL: on the command line. */
+struct cf_said {
+	const char *file; /* borrows from conf->files */
+	unsigned line;
+};
 
 /* What a setting fits, by the route's kind. */
 enum {
@@ -3052,7 +3072,7 @@ struct cf_in {
 	unsigned depth;
 	const char *open[CF_DEEP]; /* borrows: the files that are being read */
 	const struct cf_opt *opt;  /* whose value is read */
-	bool listens;			   /* somebody asked for a listener, if a wrong one */
+	bool listens;			   /* somebody asked for a listener, if a wrong one, or may have */
 	char lead[300];			   /* what messages begin with: `target "x": ` */
 };
 
@@ -3444,7 +3464,6 @@ static bool cf_listener(struct cf_in *in, const char *text, enum cf_listen_kind 
 	struct conf *cf = in->cf;
 	struct addr a;
 
-	in->listens |= kind != LS_STATUS;
 	if (!addr_parse(sl_of(text), &a))
 		return cf_bad(in, text, "is not [ADDR:]PORT, as 80, 10.0.0.1:80 or [::1]:80");
 	if (kind == LS_STATUS && !strchr(text, ':'))
@@ -4036,10 +4055,14 @@ static bool cf_keys(struct cf_in *in, struct route *r)
 
 static void cf_free_strs(struct strs *l)
 {
-	for (size_t i = 0; i < l->n; i++)
+	for (size_t i = 0; i < l->n; i++) {
 		free(l->v[i]);
+		if (l->from)
+			free(l->from[i]);
+	}
 	free(l->v);
-	*l = (struct strs){NULL, 0};
+	free(l->from);
+	*l = (struct strs){NULL, 0, NULL};
 }
 
 static void cf_free_route(struct route *r)
@@ -4137,9 +4160,25 @@ static void cf_route(struct cf_in *in, char *text)
 
 /* ---- options, files, the command line ---- */
 
+/* One value more of an option, and where it was said. */
 static bool cf_grow(struct cf_in *in, struct strs *l, const char *v, uint64_t most)
 {
-	return l->n == most ? cf_text(in, &l->v[l->n - 1], "%s", v) : cf_push(in, l, v);
+	size_t n = l->n == most ? l->n - 1 : l->n;
+	char **from = cf_more(in, l->from, l->n, sizeof *from);
+
+	if (!from)
+		return false;
+	l->from = from;
+	if (n == l->n) {
+		from[n] = NULL;
+		if (!cf_push(in, l, v))
+			return false;
+	} else if (!cf_text(in, &l->v[n], "%s", v)) {
+		return false;
+	}
+	return in->file
+			   ? cf_text(in, &from[n], "%s:%u: option \"%s\": ", in->file, in->line, in->opt->name)
+			   : cf_text(in, &from[n], "--%s: ", in->opt->name);
 }
 
 /* Gives an option its value, which may be changed on the way. */
@@ -4202,6 +4241,8 @@ static void cf_take(struct cf_in *in, const struct cf_opt *o, const char *value)
 	char *copy = NULL;
 
 	in->opt = o;
+	in->cf->said[o - cf_opts] = (struct cf_said){in->file, in->line};
+	in->listens |= o->kind == CK_LISTEN && o->min != LS_STATUS;
 	for (const char *p = value; p && *p; p++)
 		if (((uint8_t)*p < ' ' && *p != '\t') || *p == 0x7f) {
 			cf_bad(in, value, "holds a control character");
@@ -4212,6 +4253,18 @@ static void cf_take(struct cf_in *in, const struct cf_opt *o, const char *value)
 	else if (cf_text(in, &copy, "%s", value))
 		cf_set(in, o, copy);
 	free(copy);
+}
+
+static void cf_unknown(struct cf_in *in, const char *dashes, struct sl name, const char *near)
+{
+	int n = name.n < 200 ? (int)name.n : 200;
+
+	in->listens = true;
+	if (near)
+		cf_fault(in, "unknown option \"%s%.*s\"; did you mean \"%s%s\"?", dashes, n, name.p, dashes,
+				 near);
+	else
+		cf_fault(in, "unknown option \"%s%.*s\"; --help lists them", dashes, n, name.p);
 }
 
 /* Opens a file to be read: its text, NULL when that failed (said then). */
@@ -4237,6 +4290,7 @@ static char *cf_open(struct cf_in *in, const char *path)
 		return text;
 	else
 		cf_bad(in, path, "is no text file: it holds a zero byte");
+	in->listens = true;
 	free(text);
 	return NULL;
 }
@@ -4303,10 +4357,8 @@ static char *cf_line(struct cf_in *in, char *line)
 	else if (*name == '-')
 		cf_fault(in, "unknown option \"%.*s\"; in a file options are written without dashes", n,
 				 name);
-	else if (near)
-		cf_fault(in, "unknown option \"%.*s\"; did you mean \"%s\"?", n, name, near);
 	else
-		cf_fault(in, "unknown option \"%.*s\"; --help lists them", n, name);
+		cf_unknown(in, "", key, near);
 	in->opt = NULL;
 	return NULL;
 }
@@ -4410,7 +4462,7 @@ static void cf_file(struct cf_in *in, const char *path)
 		if (!(wanted = cf_line(in, line)))
 			continue;
 		const char *slash = wanted[0] == '/' ? NULL : strrchr(in->file, '/');
-		struct strs found = {NULL, 0};
+		struct strs found = {NULL, 0, NULL};
 		if (!cf_text(in, &pattern, "%.*s%s", slash ? (int)(slash - in->file) + 1 : 0, in->file,
 					 wanted))
 			break;
@@ -4473,7 +4525,6 @@ static void cf_long(struct cf_in *in, int argc, char **argv, int *i)
 	(void)sl_cut(&rest, '=', &name);
 	value = rest.p;
 	const struct cf_opt *o = cf_find(name, &near);
-	int n = name.n < 200 ? (int)name.n : 200;
 	if (o) {
 		if (!value && cf_wants(o) && *i + 1 < argc && strncmp(argv[*i + 1], "--", 2) != 0)
 			value = argv[++*i];
@@ -4481,10 +4532,7 @@ static void cf_long(struct cf_in *in, int argc, char **argv, int *i)
 	} else if (sl_is(name, "include")) {
 		cf_fault(in, "unknown option \"--include\"; it is for files, here it is --config FILE");
 	} else {
-		if (near)
-			cf_fault(in, "unknown option \"--%.*s\"; did you mean \"--%s\"?", n, name.p, near);
-		else
-			cf_fault(in, "unknown option \"--%.*s\"; --help lists them", n, name.p);
+		cf_unknown(in, "--", name, near);
 		*i += !value && *i + 1 < argc && argv[*i + 1][0] != '-'; /* what follows is its value */
 	}
 }
@@ -4498,7 +4546,7 @@ static void cf_short(struct cf_in *in, int argc, char **argv, int *i)
 			if (cf_opts[k].letter == *p)
 				o = &cf_opts[k];
 		if (!o) {
-			cf_fault(in, "unknown option \"-%c\"; --help lists them", *p);
+			cf_unknown(in, "-", sl_mk(p, 1), NULL);
 			return;
 		}
 		if (cf_wants(o)) {
@@ -4515,7 +4563,8 @@ static void cf_args(struct cf_in *in, int argc, char **argv)
 		const char *a = argv[i];
 		in->line = (unsigned)i;
 		if (a[0] != '-')
-			cf_bad(in, a, "is no option; a file is read with -c FILE");
+			cf_bad(in, a,
+				   "is no option; a file is read with -c FILE, a RULE with blanks needs quotes");
 		else if (strcmp(a, "-") == 0 || strcmp(a, "--") == 0)
 			cf_bad(in, a, "is no option");
 		else if (a[1] == '-')
@@ -4580,7 +4629,9 @@ static void cf_finish(struct cf_in *in)
 	for (size_t i = 0; i < cf->nlisten; i++)
 		tls |= cf->listen[i].kind == LS_HTTPS;
 	if (!in->listens)
-		cf_fault(in, "no listener: --http [ADDR:]PORT or --https [ADDR:]PORT is needed");
+		cf_fault(
+			in,
+			"no listener: --http [ADDR:]PORT or --https [ADDR:]PORT is needed; --help says more");
 	for (size_t i = 0; i < cf->nroute; i++) {
 		struct route *r = cf->route[i];
 		tcp |= r->kind == RT_TCP;
@@ -4598,6 +4649,18 @@ static void cf_finish(struct cf_in *in)
 		log_event(LOG_WARN, "warning: without --https a tcp:// route is never reached");
 	if (cf->acme_dir.n && sys_stamp(cf->acme_dir.v[0], &stamp) < 0)
 		log_event(LOG_WARN, "warning: --acme-dir: \"%s\": %s", cf->acme_dir.v[0], strerror(errno));
+}
+
+/* What messages about an option of the table begin with: where it was said last. */
+static void cf_place(const struct conf *cf, const char *name, char out[600])
+{
+	const char *near;
+	const struct cf_said *at = &cf->said[cf_find(sl_of(name), &near) - cf_opts];
+
+	if (at->file)
+		(void)snprintf(out, 600, "%.500s:%u: ", at->file, at->line);
+	else
+		(void)snprintf(out, 600, "--%s: ", name);
 }
 
 /* Counts one user more of the snapshot. */
@@ -4629,6 +4692,7 @@ static void cf_drop(struct conf *cf)
 	free(cf->log);
 	free(cf->pid_file);
 	free(cf->help);
+	free(cf->said);
 	free(cf);
 }
 
@@ -4639,11 +4703,13 @@ static struct conf *cf_load(int argc, char **argv)
 {
 	struct cf_in in = {.cf = calloc(1, sizeof(struct conf))};
 
-	if (!in.cf)
+	if (!in.cf || !(in.cf->said = calloc(CF_NOPTS, sizeof *in.cf->said))) {
+		free(in.cf);
 		return NULL;
+	}
 	in.cf->holds = 1;
 	for (size_t i = 0; i < CF_NOPTS; i++)
-		if (cf_opts[i].def)
+		if (cf_opts[i].def && !strchr(cf_opts[i].def, ' '))
 			cf_take(&in, &cf_opts[i], cf_opts[i].def);
 	in.opt = NULL;
 	cf_args(&in, argc, argv);
@@ -4744,7 +4810,7 @@ static void cf_dump(const struct conf *cf, const struct cf_opt *o)
 			(void)sl_cut(&words, '|', &word);
 		if (o->kind == CK_WORD)
 			printf("%s %.*s\n", o->name, (int)word.n, word.p);
-		else if (number || o->def)
+		else if (number >= o->min)
 			printf("%s %u\n", o->name, number);
 		break;
 	case CK_MS:
@@ -4896,7 +4962,8 @@ static void cf_man(void)
 		cf_fill(CF_MAN, o->help, 0, 0);
 		printf(".\n");
 		if (o->def)
-			printf("The default is\n.Ql %s .\n", o->def);
+			printf(strchr(o->def, ' ') ? "The default is %s.\n" : "The default is\n.Ql %s .\n",
+				   o->def);
 	}
 	printf(".El\n.Sh ROUTES\n.Ar RULE\nis\n.Ql HOST[/PATH]=TARGET[,TARGET...] [SETTING]... .\n"
 		   "HOST is a name,\n.Ql *.NAME\n(any name below it) or\n.Ql *\n(any host).\n"
@@ -4930,7 +4997,12 @@ static void cf_readme(void)
 		cf_typed(o, typed);
 		printf("| `");
 		cf_fill(CF_TABLE, typed, 0, 0);
-		printf(o->def ? "` | `%s` | " : "` | %s| ", o->def ? o->def : cf_wants(o) ? "none " : "");
+		printf(!o->def				 ? "` | %s| "
+			   : strchr(o->def, ' ') ? "` | %s | "
+									 : "` | `%s` | ",
+			   o->def		 ? o->def
+			   : cf_wants(o) ? "none "
+							 : "");
 		cf_fill(CF_TABLE, o->help, 0, 0);
 		printf(" |\n");
 	}
@@ -5676,12 +5748,17 @@ static int crt_load(const struct conf *cf, struct crt_set **out)
 	if (!set)
 		return crt_fault("certificates", "out of memory");
 	set->holds = 1;
-	for (size_t i = 0; i < cf->cert.n; i++)
+	for (size_t i = 0; i < cf->cert.n; i++) {
+		log_lead(cf->cert.from ? cf->cert.from[i] : NULL);
 		if (crt_add_option(set, cf->cert.v[i]) < 0)
 			r = -1;
-	for (size_t i = 0; i < cf->cert_dir.n; i++)
+	}
+	for (size_t i = 0; i < cf->cert_dir.n; i++) {
+		log_lead(cf->cert_dir.from ? cf->cert_dir.from[i] : NULL);
 		if (crt_add_dir(set, cf->cert_dir.v[i]) < 0)
 			r = -1;
+	}
+	log_lead(NULL);
 	if (r == 0)
 		*out = set;
 	else
@@ -12124,8 +12201,15 @@ static int life_load(struct conf *cf, struct crt_set **certs)
 {
 	int bad = crt_load(cf, certs);
 
-	for (size_t i = 0; i < cf->nroute; i++)
+	for (size_t i = 0; i < cf->nroute; i++) {
+		const struct route *r = cf->route[i];
+		char place[600] = "--route: ";
+		if (r->file)
+			(void)snprintf(place, sizeof place, "%.500s:%u: ", r->file, r->line);
+		log_lead(place);
 		bad |= gate_load(cf, cf->route[i]);
+		log_lead(NULL);
+	}
 	if (bad) {
 		crt_drop(*certs);
 		*certs = NULL;
@@ -12344,22 +12428,48 @@ static void life_close(struct rp *rp)
 	free(rp);
 }
 
+/* --check: says all that a start would, but for what needs sockets. 0 or -1. */
+static int life_check(struct conf *cf)
+{
+	struct crt_set *certs;
+	struct sys_stamp stamp;
+	struct jail jail;
+	char place[600];
+	int bad = cf->faults ? -1 : 0;
+
+	cf_place(cf, "user", place);
+	log_lead(place);
+	bad |= jail_prepare(cf, &jail);
+	cf_place(cf, "chroot", place);
+	if (cf->chroot_dir && sys_stamp(cf->chroot_dir, &stamp) < 0) {
+		log_event(LOG_ERR, "\"%s\": %s; a directory is expected", cf->chroot_dir, strerror(errno));
+		bad = -1;
+	}
+	log_lead(NULL);
+	if (life_load(cf, &certs) < 0)
+		return -1;
+	life_warn_uncovered(cf, certs);
+	crt_warn_expiry(certs, sys_wall());
+	crt_drop(certs);
+	return bad;
+}
+
 /* Reads the arguments and does what they ask for. Returns NULL with *status when there is nothing
  * to run. */
 static struct rp *life_open(int argc, char **argv, int *status)
 {
 	struct conf *cf = cf_load(argc, argv);
-	struct crt_set *certs = NULL;
 	struct rp *rp = NULL;
 
 	*status = cf ? 2 : 1;
-	if (!cf || cf->faults)
+	if (!cf)
 		goto out;
 	if (cf->action == CF_CHECK) {
-		*status = life_load(cf, &certs) < 0 ? 2 : 0;
-		crt_drop(certs);
+		*status = life_check(cf) < 0 ? 2 : 0;
 		goto out;
 	}
+	if (cf->faults)
+		goto out;
 	if (cf->action != CF_SERVE) {
 		*status = cf_usage(cf) < 0;
 		goto out;

@@ -86,6 +86,7 @@ struct cidrs {
 struct strs {
 	char **v; /* owns, and each string */
 	size_t n;
+	char **from; /* owns, and each: "FILE:LINE: " or "--flag: ", of options alone */
 };
 
 /* One buffer of the pool. Bytes r..w are there to be taken; w..cap is room. */
@@ -234,7 +235,8 @@ struct conf {
 	enum cf_default default_kind;
 	int default_status;
 	char *default_url;
-	struct strs files; /* every file that was read; `file` pointers borrow from here */
+	struct strs files;	  /* every file that was read; `file` pointers borrow from here */
+	struct cf_said *said; /* owns: where each option was said last */
 };
 
 /* ---- the room map -------------------------------------------------------------------------------

@@ -187,3 +187,38 @@ def test_status_listener_is_loopback_unless_told(proxy, backend):
                        ("/metrics", "text/plain")):
         answer = Client(p.status[0]).ask(path, host="127.0.0.1")
         assert (answer.status, answer.get("Content-Type").split(";")[0]) == (200, kind), path
+
+
+@pytest.mark.release
+def test_check_reports_every_error_of_every_room_with_its_place(conf, tmp_path):
+    """A wrong option hides neither a wrong certificate nor an unknown user, and each has its line."""
+    junk = tmp_path / "junk.pem"
+    junk.write_text("junk\n")
+    lines = ["http 8080", "idle-timeout soon", f"cert {junk}", "user nobody-here",
+             f"chroot {tmp_path}/nowhere", f"route a.test=https://10.0.0.1 ca={junk}",
+             f"cert {tmp_path}/later.pem", "route b.test=http://10.0.0.1:0"]
+    path = conf("\n".join(lines) + "\n")
+    status, out, err = run("--check", "-c", path)
+    assert (status, out) == (2, "")
+    for number, text in [(2, '"soon" is not a time'), (3, f"{junk}: no certificate in it"),
+                         (4, '"nobody-here"'), (5, f'"{tmp_path}/nowhere"'),
+                         (6, f"{junk}: no usable certificate"), (7, "later.pem: not there"),
+                         (8, "a port from 1 to 65535 fits")]:
+        assert any(s.startswith(f"{path}:{number}: ") and text in s for s in err.splitlines()), text
+    assert len(err.splitlines()) == 7, err
+
+
+def test_what_is_wrong_on_the_command_line_has_its_flag(tmp_path):
+    junk = tmp_path / "junk.pem"
+    junk.write_text("junk\n")
+    status, _, err = run("--http=8080", "--cert", junk, "--user=nobody-here", "-t")
+    assert status == 2
+    assert f"rproxy: --cert: {junk}: no certificate" in err
+    assert "rproxy: --user: " in err
+
+
+def test_a_file_that_cannot_be_read_is_the_only_error(tmp_path):
+    """Whether it would have named a listener nobody knows."""
+    status, _, err = run("-t", "-c", tmp_path / "nowhere")
+    assert (status, len(err.splitlines())) == (2, 1)
+    assert str(tmp_path / "nowhere") in err
