@@ -1135,7 +1135,7 @@ static void log_lead(const char *place)
 }
 
 /* One event: "rproxy: " and the text, which is cut when too long. The same text again within ten
- * seconds is only counted. */
+ * seconds is only counted. While starting every level is said: there is somebody to read it. */
 __attribute__((format(printf, 2, 3))) static void log_event(enum log_level level, const char *fmt,
 															...)
 {
@@ -1143,7 +1143,7 @@ __attribute__((format(printf, 2, 3))) static void log_event(enum log_level level
 	const char *lead = log_sink.lead ? log_sink.lead : "";
 	va_list ap;
 
-	if (level > log_sink.level)
+	if (level > log_sink.level && !log_sink.starting)
 		return;
 	/* At the start a place in a file begins the line, as compilers have it. */
 	const char *name = log_sink.starting && *lead && *lead != '-' ? "" : "rproxy: ";

@@ -31,6 +31,11 @@ def test_combined_line(proxy, backend):
     assert abs(said - time.time()) < 60
 
 
+def test_where_it_listens_is_said_whatever_the_level(proxy, backend):
+    p = proxy(f"app.test={backend().url}", log_level="error")  # which waits for "ready"
+    assert p.ask().status == 200
+
+
 @pytest.mark.release
 def test_json_line(proxy, backend, certs):
     b = backend(says(reply(200, body=b"x" * 123)))
