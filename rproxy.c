@@ -8331,22 +8331,26 @@ RP_OFTEN
 #define UP_OUT_MS 1000		/* how long a failing target is left out at first; it doubles */
 #define UP_OUT_MAX_MS 30000 /* and at most */
 #define UP_FRESH_MS 60000	/* an address of a name is looked up again after this long */
-#define UP_ASK_MS 1000		/* a name without an address: at most once in this time */
+#define UP_ASK_MS 1000		/* from an answer for a name to the next question */
+#define UP_STALE_MS 5000	/* the same while nobody waits for it and DNS fails */
 #define UP_CHECK_MS 10000	/* between two active checks */
 #define UP_CHECK_WAIT_MS 5000
+#define UP_CHECKS_MAX 32 /* checks under way at a time: half of the spare connections */
 #define UP_WAKE_MS 10000 /* between two magic packets */
 
 struct up {
 	char *key; /* owns; NULL: a free slot */
 	uint32_t holds;
+	uint32_t serial; /* of the slot's use: what was asked for an earlier one is not for this one */
 	struct addr addr[RP_ADDRS_MAX]; /* of a name: its last good answer; the port is unset */
 	unsigned naddr;
-	bool asking; /* the DNS child works on it */
-	bool asked;	 /* at least one answer came, good or not */
+	unsigned best; /* the one that worked last: tried first */
+	bool asking;   /* the DNS child works on it */
 	uint64_t asked_at, fresh_until;
 	unsigned fails;		  /* in a row */
 	uint64_t out_until;	  /* left out before this, when fails */
 	uint64_t trial_until; /* one request is trying it: others not before this */
+	bool checked;		  /* some route has it checked */
 	bool down;			  /* what the active checks say */
 	unsigned good, bad;	  /* checks in a row */
 	uint64_t check_due;
@@ -8421,7 +8425,7 @@ static void up_forget(struct rp *rp, struct up *u)
 		up_retire(rp, u->idle);
 	net_close(rp, u->check);
 	free(u->key);
-	*u = (struct up){.key = NULL};
+	*u = (struct up){.serial = u->serial + 1};
 }
 
 /* A snapshot is about to go: lets its targets go. */
@@ -8447,22 +8451,24 @@ static void up_close(struct rp *rp)
 	rp->nup = 0;
 }
 
-/* Makes room for one more connection by closing the idle one that ends first. */
-static void up_reap_one(struct rp *rp)
+/* Closes the idle connection that ends first; tls: of those that have a TLS engine, which is free at
+ * once, while the connection itself is so in the next turn. False: there is none. */
+static bool up_reap_one(struct rp *rp, bool tls)
 {
 	struct conn *oldest = NULL;
 
 	for (uint32_t i = 0; i < rp->nlive; i++)
 		if (rp->live[i]->kind == CO_IDLE && rp->live[i]->phase != CP_FREE &&
-			(!oldest || rp->live[i]->due < oldest->due))
+			(!tls || rp->live[i]->tls) && (!oldest || rp->live[i]->due < oldest->due))
 			oldest = rp->live[i];
 	if (oldest)
 		up_retire(rp, oldest);
+	return oldest != NULL;
 }
 
 /* ---- names ---- */
 
-/* Asks for a name's addresses, unless that was done less than UP_ASK_MS ago. */
+/* Asks for a name's addresses, unless the last answer came less than UP_ASK_MS ago. */
 static void up_ask(struct rp *rp, const struct target *tg)
 {
 	struct up *u = up_of(rp, tg);
@@ -8470,23 +8476,37 @@ static void up_ask(struct rp *rp, const struct target *tg)
 	if (u->asking || (u->asked_at && rp->now - u->asked_at < UP_ASK_MS))
 		return;
 	u->asked_at = rp->now;
-	u->asking = dns_ask_name(rp->dns, tg->up, sl_of(tg->host)) == 0;
+	u->asking = dns_ask_name(rp->dns, (uint64_t)u->serial << 32 | tg->up, sl_of(tg->host)) == 0;
+}
+
+/* This address works: it is the one to try first. */
+static void up_prefer(struct up *u, const struct addr *a)
+{
+	for (unsigned i = 0; i < u->naddr; i++)
+		if (memcmp(u->addr[i].ip, a->ip, sizeof a->ip) == 0)
+			u->best = i;
 }
 
 /* An answer of the DNS child. The last good one is kept while no new one comes. */
 static void up_answer(struct rp *rp, const struct dns_answer *a)
 {
-	struct up *u = a->cookie < rp->nup ? rp->up[a->cookie] : NULL;
+	uint32_t at = (uint32_t)a->cookie;
+	struct up *u = at < rp->nup ? rp->up[at] : NULL;
 
-	if (!u || !u->asking)
+	if (!u || u->serial != a->cookie >> 32 || !u->asking)
 		return;
 	u->asking = false;
-	u->asked = true;
-	if (!a->good || !a->naddr)
+	u->asked_at = rp->now;
+	u->fresh_until = rp->now + (a->good ? UP_FRESH_MS : UP_STALE_MS);
+	if (!a->good)
 		return;
+	struct addr was = u->addr[u->best];
+	if (!u->naddr)
+		u->fails = 0; /* it was left out for want of an address */
 	memcpy(u->addr, a->addr, sizeof u->addr);
 	u->naddr = a->naddr;
-	u->fresh_until = rp->now + UP_FRESH_MS;
+	u->best = 0;
+	up_prefer(u, &was);
 }
 
 enum up_names { UP_NAMED, UP_ASKING, UP_NAMELESS };
@@ -8540,7 +8560,7 @@ static int up_pick(struct rp *rp, const struct route *r, uint32_t tried)
 			if (!(tried >> k & 1) && (out || !up_is_out(rp, &r->target[k]))) {
 				struct up *u = up_of(rp, &r->target[k]);
 				if (u->fails)
-					u->trial_until = rp->now + UP_OUT_MS;
+					u->trial_until = rp->now + rp->cf->connect_ms;
 				return (int)k;
 			}
 		}
@@ -8558,13 +8578,15 @@ static void up_report(struct rp *rp, uint32_t index, bool good)
 		u->served++;
 		return;
 	}
+	u->failed++;
+	u->fresh_until = 0; /* its name may have moved */
+	if (u->fails && rp->now < u->out_until)
+		return; /* requests that failed together count once */
 	uint64_t ms = UP_OUT_MS;
 	for (unsigned i = 0; i < u->fails && ms < UP_OUT_MAX_MS; i++)
 		ms *= 2;
-	u->failed++;
 	u->fails += u->fails < 100;
 	u->out_until = rp->now + (ms < UP_OUT_MAX_MS ? ms : UP_OUT_MAX_MS);
-	u->fresh_until = 0; /* its name may have moved */
 }
 
 /* ---- the pool ---- */
@@ -8617,18 +8639,17 @@ RP_SELDOM
 
 /* ---- connecting ---- */
 
-/* Begins a connection to address number i of a target; for send-proxy the client's addresses are
- * said first. NULL with *why. */
+/* Begins a connection to address number i of a target, the last good one first; for send-proxy the
+ * client's addresses are said first. NULL with *why. */
 static struct conn *up_dial(struct rp *rp, const struct route *r, const struct target *tg,
 							unsigned i, struct conn *client, enum conn_kind kind, enum why *why)
 {
+	const struct up *u = up_of(rp, tg);
 	struct addr a = tg->literal ? tg->addr
 					: tg->path	? (struct addr){{0}, 0}
-								: up_of(rp, tg)->addr[i];
+								: u->addr[(u->best + i) % u->naddr];
 
 	a.port = tg->port;
-	if (!rp->nfree)
-		up_reap_one(rp);
 	struct conn *c = net_dial(rp, &a, tg->path, kind);
 	if (!c) {
 		*why = errno == EMFILE || errno == ENFILE || errno == ENOBUFS || errno == ENOMEM
@@ -8637,6 +8658,7 @@ static struct conn *up_dial(struct rp *rp, const struct route *r, const struct t
 		return NULL;
 	}
 	c->up = tg->up;
+	c->peer = a;
 	if (r->send_proxy) {
 		uint8_t head[108];
 		size_t n = net_proxy_write(r->send_proxy, client ? &client->peer : NULL,
@@ -8676,6 +8698,8 @@ static enum up_going up_advance(struct rp *rp, struct conn *c, const struct rout
 			int64_t wall = sys_wall();
 			*why = WHY_INTERNAL;
 			c->tls = tls_dial(rp->tls, r, tg, wall >= RP_CLOCK_SANE, wall);
+			if (!c->tls && up_reap_one(rp, true))
+				c->tls = tls_dial(rp->tls, r, tg, wall >= RP_CLOCK_SANE, wall);
 			if (!c->tls)
 				return UP_FAIL;
 			c->phase = CP_TLS;
@@ -8693,6 +8717,7 @@ static enum up_going up_advance(struct rp *rp, struct conn *c, const struct rout
 			return UP_WAIT;
 		c->phase = CP_OPEN;
 	}
+	up_prefer(rp->up[c->up], &c->peer);
 	return UP_OPEN;
 }
 
@@ -8705,9 +8730,10 @@ static void up_check_end(struct rp *rp, struct up *u, const char *label, bool go
 	tm_set(&u->check_due, rp->now, UP_CHECK_MS);
 	u->good = good ? u->good + 1 : 0;
 	u->bad = good ? 0 : u->bad + 1;
-	if (good && u->down && u->good >= 2) {
-		u->down = false;
+	if (u->good >= 2)
 		u->fails = 0;
+	if (u->down && u->good >= 2) {
+		u->down = false;
 		log_event(LOG_WARN, "target %s passes its check again", label);
 	} else if (!good && !u->down && u->bad >= 2) {
 		u->down = true;
@@ -8759,7 +8785,7 @@ static void up_check_io(struct rp *rp, struct conn *c)
 		for (unsigned k = 0; k < rp->cf->route[i]->ntarget; k++) {
 			const struct target *tg = &rp->cf->route[i]->target[k];
 			struct up *u = up_of(rp, tg);
-			if (u->check != c)
+			if (u->check != c || !rp->cf->route[i]->check)
 				continue;
 			if (tm_due(&c->due, rp->now))
 				up_check_end(rp, u, tg->label, false);
@@ -8767,28 +8793,34 @@ static void up_check_io(struct rp *rp, struct conn *c)
 				up_check_go(rp, rp->cf->route[i], tg, u);
 			return;
 		}
-	net_close(rp, c); /* its target is in no route any more */
+	rp->up[c->up]->check = NULL; /* no route of today has it checked */
+	net_close(rp, c);
 }
 
 static void up_check(struct rp *rp, const struct route *r, const struct target *tg)
 {
 	struct up *u = up_of(rp, tg);
-	enum why why;
+	enum why why = WHY_UP_UNRESOLVED;
 
-	if (u->check || (u->check_due && !tm_due(&u->check_due, rp->now)) ||
+	if (u->check || (u->check_due && !tm_due(&u->check_due, rp->now)) || !rp->nfree ||
 		up_names(rp, tg) == UP_ASKING)
 		return;
 	u->check = up_addrs(rp, tg) ? up_dial(rp, r, tg, 0, NULL, CO_CHECK, &why) : NULL;
-	if (!u->check) {
+	if (u->check)
+		tm_set(&u->check->due, rp->now, UP_CHECK_WAIT_MS);
+	else if (why != WHY_INTERNAL) /* that would be our own want of something */
 		up_check_end(rp, u, tg->label, false);
-		return;
-	}
-	tm_set(&u->check->due, rp->now, UP_CHECK_WAIT_MS);
 }
 
 /* About once a second: names that are due, checks that are due. */
 static void up_step(struct rp *rp)
 {
+	unsigned checks = 0;
+
+	for (uint32_t i = 0; i < rp->nup; i++) {
+		rp->up[i]->checked = false;
+		checks += rp->up[i]->check != NULL;
+	}
 	for (size_t i = 0; i < rp->cf->nroute; i++) {
 		const struct route *r = rp->cf->route[i];
 		for (unsigned k = 0; k < r->ntarget; k++) {
@@ -8796,10 +8828,17 @@ static void up_step(struct rp *rp)
 			struct up *u = up_of(rp, tg);
 			if (!tg->literal && !tg->path && rp->now >= u->fresh_until)
 				up_ask(rp, tg);
-			if (r->check && !rp->draining)
+			if (!r->check)
+				continue;
+			u->checked = true;
+			bool busy = u->check != NULL;
+			if (!rp->draining && checks < UP_CHECKS_MAX)
 				up_check(rp, r, tg);
+			checks += !busy && u->check;
 		}
 	}
+	for (uint32_t i = 0; i < rp->nup; i++)
+		rp->up[i]->down &= rp->up[i]->checked; /* after a reload nobody may look any more */
 }
 
 /* ---- waking ---- */
@@ -9841,6 +9880,7 @@ struct tx_msg {
 	uint64_t began, first_at; /* ms; the answer's first byte, 0 none */
 	uint64_t c_at, u_at;	  /* since when the client, the upstream owes us something */
 	uint64_t due;
+	uint64_t dial_at, dial_due; /* when DIAL began; when this attempt, or a pause, is over */
 	struct tx_body up, down;
 	uint64_t tun_up, tun_down;
 	uint32_t tried;	   /* targets that had their chance, by bit */
@@ -9853,6 +9893,8 @@ struct tx_msg {
 	bool captured;							  /* line points into cap */
 	bool sent;								  /* the head was written to the upstream */
 	bool fresh;								  /* no pooled connection any more: one was stale */
+	bool nudge;		  /* the target is to be woken if the connection takes long */
+	bool paused;	  /* between two attempts at a target that is being woken */
 	bool answered;	  /* the head of the final answer was written to the client */
 	bool close;		  /* the client's connection ends with this request */
 	bool half;		  /* the client had shut its sending side before the answer began */
@@ -10493,37 +10535,6 @@ static bool tx_may_reuse(const struct tx *t)
 		   !t->route->send_proxy && !t->m.tcp;
 }
 
-/* This target (or this address of it) failed: the next one, or the answer that says why. */
-static bool tx_dial_failed(struct rp *rp, struct tx *t, enum why why)
-{
-	const struct target *tg = &t->route->target[t->m.pick];
-
-	tx_close_up(rp, t);
-	if (!t->m.dial_why)
-		t->m.dial_why = why;
-	if (why != WHY_UP_UNRESOLVED && why != WHY_INTERNAL) {
-		if (++t->m.addr < up_addrs(rp, tg) && !t->m.sent)
-			return true;
-		up_report(rp, tg->up, false);
-	}
-	t->m.tried |= 1u << t->m.pick;
-	t->m.pick = -1;
-	t->m.addr = 0;
-	return true;
-}
-
-/* No target is left. */
-static bool tx_no_target(struct rp *rp, struct tx *t)
-{
-	if (t->m.tcp)
-		return tx_abort(rp, t, t->m.dial_why);
-	if (t->route->wake && (t->m.dial_why == WHY_UP_REFUSED || t->m.dial_why == WHY_UP_TIMEOUT)) {
-		up_wake(rp, t->route, &t->route->target[0]);
-		return tx_fail(t, WHY_UP_WAKING, 503);
-	}
-	return tx_fail(t, t->m.dial_why, 0);
-}
-
 static void tx_take_up(struct tx *t, struct conn *u)
 {
 	t->u = u;
@@ -10532,27 +10543,140 @@ static void tx_take_up(struct tx *t, struct conn *u)
 	hd_reset(&t->rsp, true);
 }
 
+RP_SELDOM
+
+/* This target (or this address of it) failed: the next one, or the answer that says why. */
+static bool tx_dial_failed(struct rp *rp, struct tx *t, enum why why)
+{
+	const struct target *tg = &t->route->target[t->m.pick];
+
+	tx_close_up(rp, t);
+	if (!t->m.dial_why)
+		t->m.dial_why = why;
+	if (why != WHY_UP_UNRESOLVED && why != WHY_INTERNAL && !t->m.sent &&
+		++t->m.addr < up_addrs(rp, tg) && rp->now < t->m.u_at + t->cf->connect_ms)
+		return true;
+	if (why != WHY_INTERNAL)
+		up_report(rp, tg->up, false);
+	t->m.tried |= 1u << t->m.pick;
+	t->m.pick = -1;
+	t->m.addr = 0;
+	t->m.sent = false;
+	return true;
+}
+
+/* A person at a browser, who can be shown a page that reloads itself? */
+static bool tx_browser(struct tx *t)
+{
+	struct sl accept = hd_value(&t->req, tx_base(t), HF_ACCEPT), item;
+
+	while (sl_item(&accept, &item))
+		if (item.n >= 9 && sl_iis(sl_mk(item.p, 9), "text/html"))
+			return true;
+	return false;
+}
+
+#define TX_NUDGE_MS 1000 /* a connection that takes longer than this wakes the target */
+#define TX_PAUSE_MS 500	 /* between two attempts at a target that is being woken */
+
+/* A target with wake= can't be reached: wakes it. Returns whether the request waits for it, which it
+ * does as long as a connection may take; a browser is told to come again: a person wants to see
+ * something. */
+static bool tx_wake(struct rp *rp, struct tx *t)
+{
+	up_wake(rp, t->route, &t->route->target[0]);
+	if ((!t->m.tcp && tx_browser(t)) || rp->now + TX_PAUSE_MS >= t->m.dial_at + t->cf->connect_ms)
+		return false;
+	t->m.tried = 0;
+	t->m.paused = true;
+	t->m.dial_due = rp->now + TX_PAUSE_MS;
+	return true;
+}
+
+/* No target is left. */
+static bool tx_no_target(struct rp *rp, struct tx *t)
+{
+	enum why why = t->m.dial_why;
+	bool asleep = t->route->wake && (why == WHY_UP_REFUSED || why == WHY_UP_TIMEOUT);
+
+	if (asleep && tx_wake(rp, t))
+		return false;
+	if (t->m.tcp)
+		return tx_abort(rp, t, why);
+	return tx_fail(t, asleep ? WHY_UP_WAKING : why, 0);
+}
+
+/* A connection was begun. --connect-timeout is for the whole target: while there are more addresses
+ * to try, each gets half of what is left. */
+static void tx_dialled(struct rp *rp, struct tx *t, struct conn *u)
+{
+	tx_take_up(t, u);
+	if (!t->m.addr)
+		t->m.u_at = rp->now; /* the wait for a name has a patience of its own */
+	uint64_t end = t->m.u_at + t->cf->connect_ms, left = end > rp->now ? end - rp->now : 0;
+	t->m.dial_due = rp->now + (t->m.addr + 1 < up_addrs(rp, t->target) ? left / 2 : left);
+	t->m.nudge = t->route->wake;
+}
+
+/* The connection is on its way. */
+static bool tx_dialling(struct rp *rp, struct tx *t)
+{
+	enum why why = WHY_INTERNAL;
+
+	switch (up_advance(rp, t->u, t->route, t->target, &why)) {
+	case UP_WAIT:
+		return false;
+	case UP_FAIL:
+		return tx_dial_failed(rp, t, why);
+	case UP_OPEN:
+		break;
+	}
+	if (buf_len(&t->u->in)) /* an answer to nothing: to what somebody put in before us? */
+		return tx_dial_failed(rp, t, WHY_UP_BAD);
+	t->state = t->m.tcp ? TX_TUNNEL : TX_SEND;
+	t->m.u_at = t->m.c_at = rp->now;
+	return true;
+}
+
+/* DIAL has waited long enough for what it waits for. */
+static void tx_dial_late(struct rp *rp, struct tx *t)
+{
+	if (t->m.paused) {
+		t->m.paused = false;
+	} else if (t->u && rp->now < t->m.dial_due) {
+		t->m.nudge = false;
+		up_wake(rp, t->route, &t->route->target[0]);
+	} else {
+		(void)tx_dial_failed(rp, t, t->u ? WHY_UP_TIMEOUT : WHY_UP_UNRESOLVED);
+	}
+}
+
+static uint64_t tx_dial_due(const struct tx *t)
+{
+	uint64_t nudge = t->m.u_at + TX_NUDGE_MS;
+
+	if (!t->u && !t->m.paused)
+		return t->m.u_at + t->cf->connect_ms; /* for a name to be resolved */
+	return t->u && t->m.nudge && nudge < t->m.dial_due ? nudge : t->m.dial_due;
+}
+
+RP_OFTEN
+
 static bool tx_dial(struct rp *rp, struct tx *t)
 {
 	enum why why = WHY_INTERNAL;
 
-	if (t->u) {
-		switch (up_advance(rp, t->u, t->route, t->target, &why)) {
-		case UP_WAIT:
-			return false;
-		case UP_FAIL:
-			return tx_dial_failed(rp, t, why);
-		case UP_OPEN:
-			t->state = t->m.tcp ? TX_TUNNEL : TX_SEND;
-			t->m.u_at = t->m.c_at = rp->now;
-			return true;
-		}
-	}
+	if (t->u)
+		return tx_dialling(rp, t);
+	if (t->m.paused && rp->now < t->m.dial_due)
+		return false;
+	t->m.paused = false;
 	if (t->m.pick < 0) {
 		if ((t->m.pick = up_pick(rp, t->route, t->m.tried)) < 0)
 			return tx_no_target(rp, t);
 		t->target = &t->route->target[t->m.pick];
 		t->m.u_at = rp->now;
+		t->m.dial_at = t->m.dial_at ? t->m.dial_at : rp->now;
 	}
 	struct conn *u = tx_may_reuse(t) ? up_take(rp, t->target) : NULL;
 	if (u) {
@@ -10568,11 +10692,14 @@ static bool tx_dial(struct rp *rp, struct tx *t)
 	case UP_NAMED:
 		break;
 	}
+	if (!rp->nfree && up_reap_one(rp, false)) {
+		t->c->again = true; /* its place is free in the next turn */
+		return false;
+	}
 	u = up_dial(rp, t->route, t->target, t->m.addr, t->c, CO_UPSTREAM, &why);
 	if (!u)
 		return tx_dial_failed(rp, t, why);
-	tx_take_up(t, u);
-	t->m.u_at = rp->now;
+	tx_dialled(rp, t, u);
 	return true;
 }
 
@@ -10851,12 +10978,13 @@ static bool tx_lost(struct rp *rp, struct tx *t, enum why why)
 		tx_close_up(rp, t);
 		t->m.fresh = true;
 		t->state = TX_DIAL;
-		t->m.u_at = rp->now;
+		t->m.u_at = t->m.dial_at = rp->now;
 		return true;
 	}
 	if (nothing && !t->m.head_gone && t->m.idempotent && t->route->ntarget > 1) {
 		t->state = TX_DIAL;
 		t->m.dial_why = WHY_NONE;
+		t->m.dial_at = 0;
 		return tx_dial_failed(rp, t, why);
 	}
 	up_report(rp, t->target->up, false);
@@ -11182,7 +11310,6 @@ static bool tx_answer(struct rp *rp, struct tx *t)
 	t->m.status = t->rsp.status;
 	t->m.answered = true;
 	t->m.half = t->c->eof;
-	t->u->used |= t->rsp.close || (!t->rsp.minor && !t->rsp.keep);
 	d->fr.no_reuse |= t->rsp.close || (!t->rsp.minor && !t->rsp.keep);
 	uint64_t ms = RP_IDLE_UP_MS;
 	if (hd_has(&t->rsp, HF_KEEP_ALIVE)) {
@@ -11381,9 +11508,10 @@ static struct sl tx_local_body(struct rp *rp, struct tx *t, char *page, size_t c
 	}
 	if (t->m.status < 300)
 		return sl_mk("", 0);
-	if (r && r->error_page && t->m.status >= 502 && t->m.status <= 504)
+	bool starting = t->m.why == WHY_UP_WAKING && tx_browser(t);
+	if (r && r->error_page && t->m.status >= 502 && t->m.status <= 504 && !starting)
 		return sl_mk(r->error_page, r->error_page_len);
-	return rep_page(t->m.status, t->m.why == WHY_UP_WAKING, page);
+	return rep_page(t->m.status, starting, page);
 }
 
 /* Writes our answer, or as much of it as there is room for; the rest of a long page waits. */
@@ -11586,8 +11714,9 @@ static uint64_t tx_due(struct rp *rp, struct tx *t)
 	case TX_HEAD:
 		return t->m.began + t->cf->head_ms;
 	case TX_PLAN:
-	case TX_DIAL:
 		return t->m.u_at + t->cf->connect_ms;
+	case TX_DIAL:
+		return tx_dial_due(t);
 	case TX_SEND:
 	case TX_RELAY:
 		if (!tx_client_owes(t))
@@ -11892,9 +12021,7 @@ static void tx_expired(struct rp *rp, struct tx *t)
 		(void)tx_fail(t, WHY_INTERNAL, 503);
 		break;
 	case TX_DIAL:
-		t->m.addr = t->u ? t->m.addr : UINT32_MAX - 1; /* no answer from DNS is no address */
-		(void)tx_dial_failed(rp, t, t->u ? WHY_UP_TIMEOUT : WHY_UP_UNRESOLVED);
-		t->m.u_at = rp->now;
+		tx_dial_late(rp, t);
 		break;
 	case TX_SEND:
 	case TX_RELAY:
@@ -12631,6 +12758,8 @@ RP_OFTEN
 /* The first entries of the pollfd array. */
 enum { LOOP_NAMES, LOOP_HASHES, LOOP_LISTENERS };
 
+#define LOOP_SPARE 16 /* connections that are free when a turn begins, if need be */
+
 static void loop_poll(struct pollfd *p, int fd, short events)
 {
 	*p = (struct pollfd){.fd = fd, .events = events};
@@ -12679,6 +12808,8 @@ static int loop_fill(struct rp *rp)
 	rp->npfd = LOOP_LISTENERS + rp->nls;
 	for (uint32_t k = 0; k < rp->nlive; k++)
 		loop_expire(rp, rp->live[k], &due);
+	for (uint32_t k = rp->nfree; k < LOOP_SPARE && up_reap_one(rp, false);)
+		k++; /* idle connections to targets make room for clients */
 	while (i < rp->nlive) {
 		struct conn *c = rp->live[i];
 		if (net_reap(rp, i))
