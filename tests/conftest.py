@@ -1,11 +1,13 @@
 """Fixtures of the behaviour tests; what they are made of is in harness.py."""
 
+import os
 import socket
 import subprocess
+import time
 
 import pytest
 
-from harness import Authority, Backend, Client, Proxy, dead_port, echo, wait_for
+from harness import ROOT, Authority, Backend, Client, Proxy, dead_port, echo, wait_for
 
 
 def pytest_configure(config):
@@ -85,3 +87,39 @@ def nginx(tmp_path_factory):
     yield server
     server.terminate()
     server.wait(10)
+
+
+@pytest.fixture(scope="session")
+def clock(tmp_path_factory):
+    """clock(speed=10): the environment for a proxy whose seconds are so much shorter;
+    clock(wall=FILE): whose wall clock shows what FILE says. The release binary can't be told."""
+    library = tmp_path_factory.mktemp("clock") / "clock.so"
+    subprocess.run(["gcc", "-shared", "-fPIC", "-O1", "-o", library, ROOT / "tests/clock.c"],
+                   check=True)
+
+    def make(speed=1, wall=None):
+        env = {"LD_PRELOAD": str(library), "CLOCK_SPEED": str(speed)}
+        if wall:
+            env["CLOCK_WALL"] = str(wall)
+        options = os.environ.get("ASAN_OPTIONS", "")
+        return {**env, "ASAN_OPTIONS": f"{options}:verify_asan_link_order=0"}
+
+    return make
+
+
+@pytest.fixture
+def blackhole():
+    """A port that neither accepts nor refuses: its queue is full, so the kernel drops SYNs."""
+    listener = socket.socket()
+    listener.bind(("127.0.0.1", 0))
+    listener.listen(0)
+    fill = []
+    for _ in range(4):
+        s = socket.socket()
+        s.setblocking(False)
+        s.connect_ex(listener.getsockname())
+        fill.append(s)
+    time.sleep(0.1)
+    yield listener.getsockname()[1]
+    for s in [*fill, listener]:
+        s.close()

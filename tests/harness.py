@@ -524,16 +524,18 @@ def run(*args, stdin=None):
 class Proxy:
     """The running binary. proxy(RULE, RULE, idle_timeout="2s", expect=[REGEX]): `expect` lists
     what it may say on stderr besides its greeting and access lines; anything else, a sanitizer's
-    report above all, fails the test at the end."""
+    report above all, fails the test at the end. `under`: a command that ends with exec of it."""
 
-    def __init__(self, *routes, expect=(), args=None, authority=None, **options):
+    def __init__(self, *routes, expect=(), args=None, authority=None, env=None, under=(),
+                 **options):
         if args is None:
             options.setdefault("http", "127.0.0.1:0")
             args = arguments(routes, options)
         self.expect = [re.compile(e) for e in (*EXPECTED, *expect)]
         self.authority, self.lines, self.stopped = authority, [], False
-        self.process = subprocess.Popen([*BINARY, *args], stdin=subprocess.DEVNULL,
-                                        stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+        self.process = subprocess.Popen([*under, *BINARY, *args], stdin=subprocess.DEVNULL,
+                                        stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
+                                        env={**os.environ, **(env or {})})
         self.reader = threading.Thread(target=self.read, daemon=True)
         self.reader.start()
         try:

@@ -4,7 +4,6 @@ The bounds are wide (a busy machine may be late), the order is not: a test that 
 timeout sets all others far away."""
 
 import contextlib
-import socket
 import time
 
 import pytest
@@ -164,24 +163,6 @@ def test_a_slow_reader_that_reads_is_not_cut(proxy, backend):
 
 
 # ==[ the backend's side ]=========================================================================
-
-
-@pytest.fixture
-def blackhole():
-    """A port that neither accepts nor refuses: its queue is full, so the kernel drops SYNs."""
-    listener = socket.socket()
-    listener.bind(("127.0.0.1", 0))
-    listener.listen(0)
-    fill = []
-    for _ in range(4):
-        s = socket.socket()
-        s.setblocking(False)
-        s.connect_ex(listener.getsockname())
-        fill.append(s)
-    time.sleep(0.1)
-    yield listener.getsockname()[1]
-    for s in [*fill, listener]:
-        s.close()
 
 
 @pytest.mark.release
