@@ -262,11 +262,16 @@ static char *sys_slurp(const char *path, size_t max, size_t *len)
 
 	while (fd >= 0) {
 		if (n == cap) {
-			char *more = n > max ? NULL : realloc(p, (cap = cap ? cap * 2 : 4096) + 1);
+			char *more = n > max ? NULL : malloc((cap = cap ? cap * 2 : 4096) + 1);
 			if (!more) {
 				errno = n > max ? EFBIG : ENOMEM;
 				got = -1;
 				break;
+			}
+			if (p) { /* it may be a key: realloc() would leave a copy of it behind */
+				memcpy(more, p, n);
+				explicit_bzero(p, n);
+				free(p);
 			}
 			p = more;
 		}
@@ -291,7 +296,7 @@ static char *sys_slurp(const char *path, size_t max, size_t *len)
 
 /* What tells one state of a file from another. */
 struct sys_stamp {
-	int64_t size, sec, ino;
+	int64_t size, ms, ino;
 };
 
 static int sys_stamp(const char *path, struct sys_stamp *out)
@@ -5089,9 +5094,9 @@ static int cf_usage(const struct conf *cf)
  * Owns: struct crt_set (counted), its pairs with their keys, struct crt_anchors (counted).
  * Fails: each fault of a file is one line that says which file, what, and what would fit.
  * Spec: RFC 7468 (PEM), X.690 (DER), RFC 5280 4.1 and 4.2.1.6, RFC 6125 6.4.3 (wildcards).
- * Door: crt_load crt_hold crt_drop crt_pick crt_twin crt_covers crt_any crt_stale crt_warn_expiry
- *       crt_each crt_parse crt_match crt_first_name crt_wipe crt_anchors_load crt_anchors_hold
- *       crt_anchors_free
+ * Door: crt_load crt_watch crt_hold crt_drop crt_pick crt_twin crt_covers crt_any crt_stale
+ *       crt_warn_expiry crt_each crt_parse crt_match crt_first_name crt_wipe crt_anchors_load
+ *       crt_anchors_hold crt_anchors_free
  */
 
 #define CRT_CHAIN_MAX 8		 /* certificates of a chain; public ones have 2 to 4 */
@@ -5127,6 +5132,7 @@ struct crt_set {
 	size_t npair;
 	struct crt_watch *watch; /* owns */
 	size_t nwatch;
+	const struct crt_set *was; /* borrows, while it is loaded: the one that it will replace */
 };
 
 struct crt_info {
@@ -5553,6 +5559,20 @@ static int crt_read(struct crt_pair *p, const char *file, bool chain)
 	return r;
 }
 
+/* Did the set that is to be replaced have something from a file, or from below a directory? Then
+ * that it gives nothing now is a fault: it is being written, or was damaged. */
+static bool crt_had(const struct crt_set *set, const char *path, bool below)
+{
+	size_t n = strlen(path);
+
+	for (size_t i = 0; set->was && i < set->was->npair; i++) {
+		const char *file = set->was->pair[i]->file;
+		if (below ? strncmp(file, path, n) == 0 && file[n] == '/' : strcmp(file, path) == 0)
+			return true;
+	}
+	return false;
+}
+
 /* Adds a chain with its key; key_file NULL: the key is in the chain's file. in_dir: what is no
  * chain is passed by, and one without a key is only warned of. 0, or -1 after it was logged. */
 static int crt_add(struct crt_set *set, const char *file, const char *key_file, bool in_dir)
@@ -5566,18 +5586,23 @@ static int crt_add(struct crt_set *set, const char *file, const char *key_file, 
 		return crt_fault(file, "out of memory");
 	}
 	set->pair = list;
-	if (crt_read(p, file, true) < 0 || (key_file && crt_read(p, key_file, false) < 0))
+	bool skip = in_dir && !crt_had(set, file, false);
+	if (crt_read(p, file, true) < 0)
+		goto out;
+	if (in_dir && br_skey_decoder_key_type(&p->key)) /* lego's NAME.pem stands beside NAME.key */
+		key_file = NULL;
+	if (key_file && crt_read(p, key_file, false) < 0)
 		goto out;
 	if (!p->nchain) {
-		r = in_dir ? 0 : crt_fault(file, "no certificate in it; PEM is expected");
+		r = skip ? 0 : crt_fault(file, "no certificate in it; PEM is expected");
 		goto out;
 	}
 	if (!key_file)
 		key_file = file;
 	if (!br_skey_decoder_key_type(&p->key)) {
-		log_event(in_dir ? LOG_WARN : LOG_ERR, "%s: no private key in %s; %s", file, key_file,
-				  in_dir ? "skipped" : "as PEM it may stand there or in another file: CHAIN,KEY");
-		r = in_dir ? 0 : -1;
+		log_event(skip ? LOG_WARN : LOG_ERR, "%s: no private key in %s; %s", file, key_file,
+				  skip ? "skipped" : "as PEM it may stand there or in another file: CHAIN,KEY");
+		r = skip ? 0 : -1;
 		goto out;
 	}
 	r = crt_check(p, key_file);
@@ -5602,9 +5627,11 @@ static int crt_add_option(struct crt_set *set, const char *arg)
 	const char *missing = crt_look(set, chain) ? NULL : chain;
 	if (key && !crt_look(set, key) && !missing)
 		missing = key;
+	bool had = missing && crt_had(set, chain, false);
 	if (missing)
-		log_event(LOG_WARN, "%s: not there; it is taken up when it appears", missing);
-	int r = missing ? 0 : crt_add(set, chain, key, false);
+		log_event(had ? LOG_ERR : LOG_WARN, "%s: not there; it is taken up when it appears",
+				  missing);
+	int r = had ? -1 : missing ? 0 : crt_add(set, chain, key, false);
 	free(chain);
 	return r;
 }
@@ -5675,7 +5702,7 @@ static int crt_add_file(struct crt_set *set, const char *dir, struct sl name)
 	return crt_try(set, dir, stem, ".crt", stem, ".key");
 }
 
-/* A directory as certbot or acme.sh keep one for each name. name: the directory's own; in
+/* A directory as certbot, dehydrated or acme.sh keep one for each name. name: the directory's own; in
  * acme.sh the key is called after it. */
 static int crt_add_named(struct crt_set *set, const char *dir, struct sl name)
 {
@@ -5686,19 +5713,32 @@ static int crt_add_named(struct crt_set *set, const char *dir, struct sl name)
 	return r ? r : crt_try(set, dir, none, "fullchain.cer", host, ".key");
 }
 
+/* dir/name as one of these, or as uacme keeps it: its key in dir/private/name. */
+static int crt_add_sub(struct crt_set *set, const char *dir, struct sl name)
+{
+	char path[PATH_MAX], key[PATH_MAX];
+
+	(void)crt_look(set, crt_path(path, dir, name, ""));
+	int r = crt_add_named(set, path, name);
+	struct sl keys = sl_of(crt_path(key, "private", name, ""));
+	return r || !crt_there(dir, keys, "/key.pem")
+			   ? r
+			   : crt_try(set, dir, name, "/cert.pem", keys, "/key.pem");
+}
+
 /* One --cert-dir, in the order of names. */
 static int crt_add_dir(struct crt_set *set, const char *dir)
 {
 	struct dirent **list = NULL;
-	char path[PATH_MAX];
 	int r = 0;
 
 	(void)crt_look(set, dir); /* its time changes when a file comes or goes */
 	int n = scandir(dir, &list, NULL, alphasort);
 	if (n < 0) {
-		log_event(errno == ENOENT ? LOG_WARN : LOG_ERR, "%s: %s; a directory is expected", dir,
+		bool late = errno == ENOENT && !crt_had(set, dir, true);
+		log_event(late ? LOG_WARN : LOG_ERR, "%s: %s; a directory is expected", dir,
 				  strerror(errno));
-		return errno == ENOENT ? 0 : -1;
+		return late ? 0 : -1;
 	}
 	int whole = crt_add_named(set, dir, sl_of("")); /* certbot's live/NAME itself */
 	r |= whole < 0 ? -1 : 0;
@@ -5706,9 +5746,7 @@ static int crt_add_dir(struct crt_set *set, const char *dir)
 		struct sl name = sl_of(list[i]->d_name);
 		if (name.p[0] != '.' && !whole) {
 			bool sub = crt_there(dir, name, "/.");
-			if (sub)
-				(void)crt_look(set, crt_path(path, dir, name, ""));
-			if ((sub ? crt_add_named(set, path, name) : crt_add_file(set, dir, name)) < 0)
+			if ((sub ? crt_add_sub(set, dir, name) : crt_add_file(set, dir, name)) < 0)
 				r = -1;
 		}
 		free(list[i]);
@@ -5737,17 +5775,19 @@ static void crt_drop(struct crt_set *set)
 	free(set);
 }
 
-/* Reads every --cert and --cert-dir into a new set with one hold. Returns 0; or -1 after each fault
- * was logged, and *out is NULL. What is not there yet is a warning. */
-static int crt_load(const struct conf *cf, struct crt_set **out)
+/* Reads every --cert and --cert-dir into a new set with one hold. was: the set that it will replace,
+ * or NULL. Returns 0; or -1 after each fault was logged: *out, which may be NULL, is then good for
+ * crt_watch and crt_drop alone. What is not there yet is a warning; what was there is a fault. */
+static int crt_load(const struct conf *cf, const struct crt_set *was, struct crt_set **out)
 {
 	struct crt_set *set = calloc(1, sizeof *set);
 	int r = 0;
 
-	*out = NULL;
+	*out = set;
 	if (!set)
 		return crt_fault("certificates", "out of memory");
 	set->holds = 1;
+	set->was = was;
 	for (size_t i = 0; i < cf->cert.n; i++) {
 		log_lead(cf->cert.from ? cf->cert.from[i] : NULL);
 		if (crt_add_option(set, cf->cert.v[i]) < 0)
@@ -5759,11 +5799,20 @@ static int crt_load(const struct conf *cf, struct crt_set **out)
 			r = -1;
 	}
 	log_lead(NULL);
-	if (r == 0)
-		*out = set;
-	else
-		crt_drop(set);
+	set->was = NULL;
 	return r;
+}
+
+/* The files as they are now were judged, and found wanting: what `looked` saw of them is taken over,
+ * so that the set is stale only when they change again and each fault is said once. */
+static void crt_watch(struct crt_set *set, struct crt_set *looked)
+{
+	struct crt_set was = *set;
+
+	set->watch = looked->watch;
+	set->nwatch = looked->nwatch;
+	looked->watch = was.watch;
+	looked->nwatch = was.nwatch;
 }
 
 /* The first pair that fits a name best, exactly before by wildcard; NULL when none does. */
@@ -5815,7 +5864,7 @@ static bool crt_stale(const struct crt_set *set)
 		const struct sys_stamp *was = &set->watch[i].stamp;
 		struct sys_stamp is;
 		(void)sys_stamp(set->watch[i].path, &is);
-		if (is.size != was->size || is.sec != was->sec || is.ino != was->ino)
+		if (is.size != was->size || is.ms != was->ms || is.ino != was->ino)
 			return true;
 	}
 	return false;
@@ -6691,6 +6740,34 @@ static void tls_read(struct tls *x, int fd, uint8_t *to, size_t *left)
 	*left = n < (ssize_t)room || *left < room ? 0 : *left - room;
 }
 
+/* Is what completes a record, n bytes where the engine wants them, a close_notify? Then it is taken
+ * in the engine's place, which would drop all that is still to be sent (RFC 5246 7.2.1): a client
+ * that sends no more still wants its answer. */
+static bool tls_goodbye(struct tls *x, size_t n)
+{
+	br_ssl_engine_context *e = x->eng;
+	size_t len = e->ixa + n - 5; /* without the header */
+	uint8_t text[64], keys[sizeof e->in];
+
+	if (!x->open || x->bye || e->ixa < 5 || e->ixc != n || e->record_type_in != 21 ||
+		len > sizeof text)
+		return false;
+	memcpy(text, e->ibuf + 5, len);
+	memcpy(keys, &e->in, sizeof keys);
+	const uint8_t *p = e->in.vtable->decrypt(&e->in.vtable, 21, e->version_in, text, &len);
+	bool said = p && len == 2 && p[0] == 1 && p[1] == 0;
+	if (said) {
+		e->ixa = e->ixb = 0;
+		e->ixc = 5;
+		e->shutdown_recv = 1;
+		x->nahead = 0;
+	} else {
+		memcpy(&e->in, keys, sizeof keys); /* as if nothing had been opened */
+	}
+	crt_wipe(keys, sizeof keys);
+	return said;
+}
+
 /* Ciphertext in. hungry: there is room for the plaintext. */
 static bool tls_recv(struct tls *x, int fd, bool hungry, size_t *left, bool may, unsigned *moved)
 {
@@ -6714,6 +6791,8 @@ static bool tls_recv(struct tls *x, int fd, bool hungry, size_t *left, bool may,
 	x->nahead = (uint16_t)(x->nahead - len);
 	bool keyed = x->open || tls_keyed(x);
 	x->used_key = false;
+	if (tls_goodbye(x, len))
+		return true;
 	br_ssl_engine_recvrec_ack(x->eng, len);
 	if (x->used_key || (!keyed && !x->resumed && tls_keyed(x)))
 		*moved |= TLS_PK;
@@ -7122,7 +7201,7 @@ RP_OFTEN
  * Spec: PROXY protocol 2.3 (haproxy.org, proxy-protocol.txt).
  * Door: net_open net_close_all net_bytes net_listen net_unlisten net_accept net_dial net_close
  *       net_io net_interest net_eager net_reap net_say net_said net_linger net_lingered net_bye
- *       net_proxy_parse net_proxy_write net_connected net_in net_local net_cap
+ *       net_proxy_parse net_proxy_write net_connected net_in net_local net_cap net_cut
  */
 
 enum conn_phase {
@@ -7223,9 +7302,15 @@ static uint32_t net_conns(uint32_t max_client)
 	return max_client * 2 + 64;
 }
 
+/* The bytes of a buffer: a head and what we add to it, or a ClientHello. */
 static uint32_t net_cap(const struct conf *cf)
 {
-	return (uint32_t)cf->head_max + RP_HEAD_SLACK;
+	uint32_t n = (uint32_t)cf->head_max + RP_HEAD_SLACK;
+
+	for (size_t i = 0; i < cf->nlisten && n < RP_TLS_IN; i++)
+		if (cf->listen[i].kind == LS_HTTPS)
+			n = RP_TLS_IN;
+	return n;
 }
 
 /* The most memory that connections can take: bytes. */
@@ -7503,6 +7588,12 @@ static bool net_write(struct rp *rp, struct conn *c)
 	return n > 0;
 }
 
+/* Does an end that came mean that bytes before it may be missing? */
+static bool net_cut(const struct conn *c, bool eof)
+{
+	return eof && c->tls && !tls_clean_eof(c->tls);
+}
+
 static bool net_pump(struct rp *rp, struct conn *c, bool want)
 {
 	static struct buf none;
@@ -7517,6 +7608,8 @@ static bool net_pump(struct rp *rp, struct conn *c, bool want)
 		(void)buf_room(&c->in, c->in.cap / 4);
 	enum io io = tls_pump(c->tls, c->fd, want ? &c->in : &none, c->credit ? &c->out : &none,
 						  !rp->pk_used, &moved);
+	/* Both directions are gone, and nothing will be read or written that would find it out. */
+	c->broken |= !moved && (c->ready & (POLLHUP | POLLERR));
 	c->ready = 0;
 	uint32_t sent = before - buf_len(&c->out);
 	c->credit = sent > c->credit ? 0 : c->credit - sent;
@@ -7527,9 +7620,9 @@ static bool net_pump(struct rp *rp, struct conn *c, bool want)
 	rp->pk_used |= (moved & TLS_PK) != 0;
 	c->again = (moved & TLS_DEFERRED) != 0;
 	/* An end that was not said is a cut (RFC 9112 9.8). A request has its own end within. */
-	c->broken |= io == IO_ERR || (io == IO_EOF && c->kind != CO_CLIENT && !tls_clean_eof(c->tls));
-	bool ended = !c->eof && io != IO_OK;
-	c->eof |= io != IO_OK;
+	c->broken |= io == IO_ERR || (c->kind != CO_CLIENT && net_cut(c, io != IO_OK));
+	bool ended = !c->eof && (c->broken || io != IO_OK);
+	c->eof |= ended;
 	return (moved & (TLS_RX | TLS_TX | TLS_PK)) || ended;
 }
 
@@ -9811,7 +9904,8 @@ static bool tun_pass(struct conn *from, struct conn *to, uint64_t *count)
 		from->in = b;
 		return true;
 	}
-	if (from->eof && !buf_len(&from->in) && !to->shut && net_said(to)) {
+	if (from->eof && !buf_len(&from->in) && !to->shut && net_said(to) &&
+		!net_cut(from, true)) { /* an end that was none is not passed on as one */
 		net_bye(to);
 		return true;
 	}
@@ -9830,7 +9924,7 @@ static enum tun_end tun_step(struct rp *rp, struct conn *a, struct conn *b, uint
 	any |= net_io(rp, a, false);
 	any |= net_io(rp, b, false);
 	*moved = any;
-	if (a->broken || b->broken)
+	if (a->broken || b->broken || (net_cut(a, a->eof) && !buf_len(&a->in) && net_said(b)))
 		return TUN_BROKEN;
 	return a->shut && b->shut && net_said(a) && net_said(b) ? TUN_ENDED : TUN_ON;
 }
@@ -10422,9 +10516,9 @@ static bool tx_plan_route(struct rp *rp, struct tx *t)
 	if (rt_ambiguous(t->cf, tx_host(t), path))
 		return tx_bad(t);
 	t->route = rt_find(t->cf, tx_host(t), path);
-	if (t->route && t->route->kind == RT_TCP)
-		t->route = NULL;
 	if (!t->route) {
+		if (t->c->tls && rt_find_tcp(t->cf, tx_host(t))) /* it wants a connection of its own */
+			return tx_fail(t, WHY_MISDIRECTED, 421);
 		if (t->cf->default_kind == CF_DEFAULT_DROP)
 			return tx_abort(rp, t, WHY_NO_ROUTE);
 		if (t->cf->default_kind == CF_DEFAULT_REDIRECT)
@@ -11855,6 +11949,8 @@ static void tx_passthrough(struct rp *rp, struct conn *c, const struct route *r,
 	t->state = TX_DIAL;
 	n = sl_host(sni, t->m.host);
 	t->m.nhost = (uint16_t)n;
+	if (!gate_allowed(r, c->peer.ip))
+		(void)tx_abort(rp, t, WHY_DENIED);
 	tx_run(rp, t);
 }
 
@@ -12324,9 +12420,9 @@ static unsigned life_helpers(const struct conf *cf)
 
 /* Reads what a snapshot names: certificates, password files, authorities. 0 or -1; every fault is
  * logged. */
-static int life_load(struct conf *cf, struct crt_set **certs)
+static int life_load(struct conf *cf, const struct crt_set *was, struct crt_set **certs)
 {
-	int bad = crt_load(cf, certs);
+	int bad = crt_load(cf, was, certs);
 
 	for (size_t i = 0; i < cf->nroute; i++) {
 		const struct route *r = cf->route[i];
@@ -12498,7 +12594,7 @@ static int life_start(struct rp *rp, struct conf *cf)
 		log_event(LOG_ERR, "can't log to %s: %s", cf->log, strerror(errno));
 		return 1;
 	}
-	if (life_load(cf, &rp->certs) < 0)
+	if (life_load(cf, NULL, &rp->certs) < 0)
 		return 2;
 	if (!(rp->dns = dns_start(life_helpers(cf)))) {
 		log_event(LOG_ERR, "can't start a helper process: %s", strerror(errno));
@@ -12573,7 +12669,7 @@ static int life_check(struct conf *cf)
 		bad = -1;
 	}
 	log_lead(NULL);
-	if (life_load(cf, &certs) < 0)
+	if (life_load(cf, NULL, &certs) < 0)
 		return -1;
 	life_warn_uncovered(cf, certs);
 	crt_warn_expiry(certs, sys_wall());
@@ -12640,7 +12736,7 @@ static int life_reload(struct rp *rp)
 	struct conf *cf = cf_load(rp->argc, rp->argv), *old = rp->cf;
 	struct crt_set *certs = NULL;
 
-	if (!cf || cf->faults || cf->action != CF_SERVE || life_load(cf, &certs) < 0)
+	if (!cf || cf->faults || cf->action != CF_SERVE || life_load(cf, rp->certs, &certs) < 0)
 		goto bad;
 	life_keep_sizes(old, cf);
 	if (dns_need(rp->dns, life_helpers(cf)) < 0 || up_hold(rp, cf) < 0)
@@ -12708,11 +12804,15 @@ static void life_signals(struct rp *rp)
 	rp->stop |= rp->terms > 1;
 }
 
+#define LIFE_CERTS_MS 60000 /* between two looks at the files */
+
 /* Certificate files that changed are taken up; a wrong one leaves the old set in place. */
 static void life_certs(struct rp *rp)
 {
 	struct crt_set *certs = NULL;
 	int64_t day = sys_wall() / 86400;
+
+	tm_set(&rp->certs_due, rp->now, LIFE_CERTS_MS);
 
 	if (day != rp->warned_day) {
 		rp->warned_day = day;
@@ -12720,16 +12820,19 @@ static void life_certs(struct rp *rp)
 	}
 	if (!crt_stale(rp->certs))
 		return;
-	if (crt_load(rp->cf, &certs) < 0) {
-		log_event(LOG_ERR, "the old certificates serve on");
-		return;
+	if (crt_load(rp->cf, rp->certs, &certs) < 0) {
+		if (certs)
+			crt_watch(rp->certs, certs);
+	} else if (crt_stale(certs)) { /* somebody is writing them just now */
+		tm_set(&rp->certs_due, rp->now, 1000);
+	} else {
+		struct crt_set *old = rp->certs;
+		rp->certs = certs;
+		certs = old;
+		log_event(LOG_WARN, "certificates were loaded anew");
 	}
-	crt_drop(rp->certs);
-	rp->certs = certs;
-	log_event(LOG_WARN, "certificates were loaded anew");
+	crt_drop(certs);
 }
-
-#define LIFE_CERTS_MS 60000
 
 /* What is done about once a second. */
 static void life_second(struct rp *rp)
@@ -12741,10 +12844,8 @@ static void life_second(struct rp *rp)
 	log_tick(rp->now);
 	if (!rp->certs_due)
 		tm_set(&rp->certs_due, rp->now, LIFE_CERTS_MS);
-	if (tm_due(&rp->certs_due, rp->now)) {
-		tm_set(&rp->certs_due, rp->now, LIFE_CERTS_MS);
+	if (tm_due(&rp->certs_due, rp->now))
 		life_certs(rp);
-	}
 }
 
 RP_OFTEN

@@ -614,7 +614,7 @@ static char *sys_slurp(const char *path, size_t max, size_t *len)
 }
 
 struct sys_stamp {
-	int64_t size, sec, ino;
+	int64_t size, ms, ino;
 };
 
 static int sys_stamp(const char *path, struct sys_stamp *out)

@@ -4,8 +4,33 @@
  */
 #include "unit.h"
 
+#include <malloc.h>
+#include <stdlib.h>
+
+/* What is given back to the heap is searched for these bytes first. */
+static struct {
+	const char *bytes[3];
+	size_t n[3];
+	unsigned found, freed;
+} secret;
+
+static void watched_free(void *p);
+
+#define free watched_free
 #define RP_NO_MAIN 1
 #include "../rproxy.c"
+#undef free
+
+static void watched_free(void *p)
+{
+	size_t n = p ? malloc_usable_size(p) : 0;
+
+	secret.freed++;
+	for (size_t i = 0; i < RP_LEN(secret.bytes) && secret.n[i]; i++)
+		if (n >= secret.n[i] && memmem(p, n, secret.bytes[i], secret.n[i]))
+			secret.found++;
+	free(p);
+}
 
 #include "unit_certs.h"
 
@@ -192,7 +217,15 @@ static void each_fault_names_the_file_and_what(void)
 		 "x10.pem", "not of a supported kind"},
 		{"openssl req -x509 -newkey rsa:1024 -nodes -keyout k -subj /CN=x -addext "
 		 "subjectAltName=DNS:x -out c; cat c k > x11.pem",
-		 "x11.pem", "not of a supported kind"},
+		 "x11.pem", "EC P-256 or P-384, RSA 2048 to 4096"},
+		{"openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-521 -nodes -keyout k -subj "
+		 "/CN=x -addext subjectAltName=DNS:x -out c; cat c k > x16.pem",
+		 "x16.pem", "EC P-256 or P-384, RSA 2048 to 4096"},
+		{"{ printf -- '-----BEGIN CERTIFICATE-----\\nMAA=\\n-----END CERTIFICATE-----\\n'; "
+		 "cat a.key; } > x17.pem",
+		 "x17.pem", "malformed"},
+		{"for i in 1 2 3 4 5; do cat a.crt; done > x18.pem; cat a.key >> x18.pem", "x18.pem",
+		 "more than 8 certificates"},
 		{"head -c 700 a.pem > x12.pem", "x12.pem", "broken PEM"},
 		{"cat a.pem b.key > x13.pem", "x13.pem", "more than one private key"},
 		{": > x14.pem", "x14.pem", "no certificate"},
@@ -219,6 +252,148 @@ static void what_is_not_there_yet_is_a_warning(void)
 	run("cp b.pem late.pem");
 	HOLDS(crt_stale(set));
 	crt_drop(set);
+}
+
+/* What was served keeps being served while its files are anything but whole. */
+static void a_half_written_file_keeps_the_old_set(void)
+{
+	static const struct {
+		const char *damage, *says;
+	} rows[] = {{": > d1/a.crt", "a.crt: no certificate"},
+				{"head -c 500 a.crt > d1/a.crt", "a.crt: broken PEM"},
+				{"head -c 20 a.crt > d1/a.crt", "a.crt: no certificate"},
+				{"cp b.crt d1/a.crt", "a.crt: the key in"},
+				{": > d1/a.key", "a.crt: no private key in"},
+				{"cp b.key d1/a.key", "a.crt: the key in"},
+				{"head -c 60 a.key > d1/a.key", "a.key: broken PEM"},
+				{"rm d1/a.key", "a.crt: no private key in"},
+				{"rm -r d1", "d1: No such file"}};
+	static const char fresh[] = "rm -rf d1; mkdir d1; cp a.crt a.key d1/; cp b.pem d1/";
+
+	for (size_t i = 0; i < RP_LEN(rows); i++) {
+		run("%s", fresh);
+		struct crt_set *set = load(NULL, NULL, at("d1"));
+		HOLDS(set && set->npair == 2 && !crt_stale(set) && !*said());
+		run("sleep 0.01; %s", rows[i].damage);
+		HOLDS_FOR(rows[i].damage, crt_stale(set));
+		HOLDS_FOR(rows[i].damage, !load_after(set, NULL, NULL, at("d1")));
+		const char *text = said();
+		HOLDS_FOR(text, strstr(text, rows[i].says) && strchr(text, '\n') == strrchr(text, '\n'));
+		HOLDS_FOR(rows[i].damage, !crt_stale(set)); /* judged and said: once */
+		HOLDS(set->npair == 2 && crt_pick(set, sl_of("a.test")));
+		run("sleep 0.01; %s", fresh);
+		HOLDS_FOR(rows[i].damage, crt_stale(set));
+		struct crt_set *next = load_after(set, NULL, NULL, at("d1"));
+		HOLDS(next && next->npair == 2 && !*said());
+		crt_drop(set);
+		crt_drop(next);
+	}
+}
+
+/* A file that is taken away from a directory is no longer wanted; one that an option names is. */
+static void a_certificate_can_be_taken_out_of_a_directory(void)
+{
+	run("mkdir -p d2 && cp a.pem b.pem d2/ && cp b.pem named.pem");
+	struct crt_set *set = load(at("named.pem"), NULL, at("d2"));
+	HOLDS(set && set->npair == 3);
+	run("sleep 0.01; rm d2/b.pem");
+	struct crt_set *next = load_after(set, at("named.pem"), NULL, at("d2"));
+	HOLDS(crt_stale(set) && next && next->npair == 2 && !*said());
+	crt_drop(set);
+	run("rm named.pem");
+	HOLDS(crt_stale(next) && !load_after(next, at("named.pem"), NULL, at("d2")));
+	HOLDS(strstr(said(), "named.pem: not there") && !crt_stale(next));
+	set = load_after(next, NULL, NULL, at("d2")); /* no longer named */
+	HOLDS(set && set->npair == 1 && !*said());
+	crt_drop(set);
+	crt_drop(next);
+}
+
+/* No copy of a key outlives its set: not the text that it came in, not what was decoded. */
+static void keys_are_wiped_when_a_set_is_dropped(void)
+{
+	static const char *const from[] = {"a", "rsa"};
+	char both[2 * PATH_MAX], line[65], d[256];
+
+	/* A file that is read in several steps, so that its memory has to grow. */
+	run("for k in a rsa; do { for i in 1 2 3 4 5 6; do cat sub.crt | tr '-' '#'; done; "
+		"cat $k.key $k.crt; } > long-$k.pem; done");
+	for (size_t i = 0; i < 4; i++) {
+		(void)snprintf(both, sizeof both, i < 2 ? "long-%s.pem" : "%s.crt", from[i % 2]);
+		(void)snprintf(both, sizeof both, "%s", at(both));
+		if (i >= 2)
+			(void)snprintf(both + strlen(both), sizeof both - strlen(both), ",%s/%s.key", certs_dir,
+						   from[i % 2]);
+		run("sed -n 2p %s.key > line", from[i % 2]);
+		size_t n;
+		char *text = sys_slurp(at("line"), 100, &n);
+		(void)snprintf(line, sizeof line, "%.40s", text);
+		free(text);
+		struct crt_set *set = load(both, NULL, NULL);
+		HOLDS_FOR(both, set && set->npair == 1);
+		const br_ec_private_key *ec = br_skey_decoder_get_ec(&set->pair[0]->key);
+		const br_rsa_private_key *rsa = br_skey_decoder_get_rsa(&set->pair[0]->key);
+		size_t nd = ec ? ec->xlen : rsa->plen;
+		memcpy(d, ec ? ec->x : rsa->p, nd);
+		secret.bytes[0] = line;
+		secret.n[0] = 40;
+		secret.bytes[1] = d;
+		secret.n[1] = nd;
+		secret.freed = secret.found = 0;
+		crt_drop(crt_hold(set));
+		HOLDS(!secret.freed); /* somebody holds it */
+		crt_drop(set);
+		HOLDS(secret.freed > 4);
+		HOLDS_FOR(both, secret.found == 0);
+		set = load(both, NULL, NULL); /* nor does one while it is read */
+		crt_drop(set);
+		HOLDS_FOR(both, secret.found == 0);
+		char *copy = malloc(nd); /* that it would have been found */
+		memcpy(copy, d, nd);
+		watched_free(copy);
+		HOLDS(secret.found == 1);
+		secret.n[0] = secret.n[1] = 0;
+	}
+	HOLDS(!*said());
+}
+
+/* Once a minute, and again in a second while files are being written. */
+static void files_are_looked_at_once_a_minute(void)
+{
+	run("mkdir -p d3 && cp a.pem d3/");
+	char *dir = strdup(at("d3"));
+	struct conf cf = {.cert_dir = {&dir, 1}};
+	struct rp rp = {.cf = &cf, .now = 5000, .warned_day = sys_wall() / 86400};
+
+	HOLDS(crt_load(&cf, NULL, &rp.certs) == 0);
+	rp.up_due = 1;
+	life_second(&rp);
+	HOLDS(rp.certs_due == 65000);
+	run("sleep 0.01; cp b.pem d3/");
+	for (; rp.now < 64000; rp.now += 1000)
+		life_second(&rp);
+	HOLDS(rp.certs->npair == 1 && !*said());
+	rp.now = 65000;
+	life_second(&rp);
+	HOLDS(rp.certs->npair == 2 && strstr(said(), "loaded anew") && rp.certs_due == 125000);
+	run("sleep 0.01; : > d3/b.pem");
+	rp.now = 125000;
+	life_second(&rp);
+	HOLDS(rp.certs->npair == 2 && strstr(said(), "b.pem: no certificate"));
+	for (; rp.now < 400000; rp.now += 1000)
+		life_second(&rp);
+	HOLDS(rp.certs->npair == 2 && !*said());
+	run("cp b.pem d3/");
+	for (; rp.now < 470000; rp.now += 1000)
+		life_second(&rp);
+	HOLDS(rp.certs->npair == 2 && strstr(said(), "loaded anew"));
+	/* One day later it is within a quarter of the end of its life. */
+	rp.warned_day--;
+	rp.now += 60000;
+	life_second(&rp);
+	HOLDS(rp.warned_day == sys_wall() / 86400 && !*said());
+	crt_drop(rp.certs);
+	free(dir);
 }
 
 static void the_exact_name_comes_before_the_wildcard(void)
@@ -289,6 +464,22 @@ static void directories_in_every_layout(void)
 	HOLDS(!load(NULL, NULL, at("d")));
 	text = said();
 	HOLDS_FOR(text, strstr(text, "b.crt: the key in"));
+	/* uacme: DIR/NAME/cert.pem and DIR/private/NAME/key.pem; dehydrated's names are certbot's */
+	run("mkdir -p u/private/b.test u/private/other u/b.test u/none && cp b.crt u/b.test/cert.pem && "
+		"cp b.key u/private/b.test/key.pem && cp a.key u/private/key.pem && "
+		"cp a.crt u/none/cert.pem");
+	set = load(NULL, NULL, at("u"));
+	HOLDS(set && set->npair == 1 && crt_pick(set, sl_of("b.test")) && !*said());
+	run("sleep 0.01; cat b.key >> u/private/b.test/key.pem");
+	HOLDS(crt_stale(set));
+	crt_drop(set);
+	/* lego, with --pem: the same certificate twice does no harm */
+	run("mkdir l && cp b.crt l/b.test.crt && cp b.key l/b.test.key && cp sub.crt "
+		"l/b.test.issuer.crt && cat b.crt b.key > l/b.test.pem && echo {} > l/b.test.json && "
+		"cp wild.crt l/_.test.crt && cp wild.key l/_.test.key");
+	set = load(NULL, NULL, at("l"));
+	HOLDS(set && set->npair == 3 && crt_pick(set, sl_of("z.test")) && !*said());
+	crt_drop(set);
 }
 
 static void expiry_is_warned_of(void)
@@ -341,6 +532,10 @@ int main(void)
 	RUN(every_kind_of_key_is_read);
 	RUN(each_fault_names_the_file_and_what);
 	RUN(what_is_not_there_yet_is_a_warning);
+	RUN(a_half_written_file_keeps_the_old_set);
+	RUN(a_certificate_can_be_taken_out_of_a_directory);
+	RUN(keys_are_wiped_when_a_set_is_dropped);
+	RUN(files_are_looked_at_once_a_minute);
 	RUN(the_exact_name_comes_before_the_wildcard);
 	RUN(both_kinds_of_key_for_one_name_are_found);
 	RUN(directories_in_every_layout);

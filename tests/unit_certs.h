@@ -75,19 +75,31 @@ static void remove_certs(void)
 	(void)!system(text);
 }
 
-/* Loads --cert and --cert-dir options (NULL: none). NULL when it fails. */
-static struct crt_set *load(const char *cert, const char *cert2, const char *dir)
+/* Loads --cert and --cert-dir options (NULL: none) to replace a set (NULL: the first). NULL when it
+ * fails: then the old set has been told what was looked at. */
+static struct crt_set *load_after(struct crt_set *was, const char *cert, const char *cert2,
+								  const char *dir)
 {
 	char *certs[2] = {cert ? strdup(cert) : NULL, cert2 ? strdup(cert2) : NULL};
 	char *dirs[1] = {dir ? strdup(dir) : NULL};
 	struct conf cf = {.cert = {certs, cert2 ? 2 : cert ? 1 : 0}, .cert_dir = {dirs, dir ? 1 : 0}};
 	struct crt_set *set;
 
-	(void)crt_load(&cf, &set);
+	if (crt_load(&cf, was, &set) < 0) {
+		if (was)
+			crt_watch(was, set);
+		crt_drop(set);
+		set = NULL;
+	}
 	free(certs[0]);
 	free(certs[1]);
 	free(dirs[0]);
 	return set;
+}
+
+static struct crt_set *load(const char *cert, const char *cert2, const char *dir)
+{
+	return load_after(NULL, cert, cert2, dir);
 }
 
 /* What the log said since the last call; it goes to a file in the directory. */

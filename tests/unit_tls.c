@@ -138,9 +138,67 @@ static void a_full_handshake_and_words_both_ways(void)
 	tls_bye(c.x);
 	HOLDS(tls_unsent(c.x));
 	settle(&s, &c);
-	HOLDS(s.io == IO_EOF && tls_clean_eof(s.x) && c.io == IO_EOF && tls_clean_eof(c.x));
+	HOLDS(s.io == IO_EOF && tls_clean_eof(s.x) && c.io == IO_OK);
+	tls_bye(s.x);
+	settle(&s, &c);
+	HOLDS(s.io == IO_EOF && c.io == IO_EOF && tls_clean_eof(c.x));
 	HOLDS(!tls_lent(s.x) && !tls_lent(c.x));
 	part(&s, &c);
+}
+
+/* The end of one direction is not the end of the other: all that is asked for still goes out. */
+static void what_is_due_after_close_notify_is_sent(void)
+{
+	struct end s, c;
+	uint64_t sent = 0, got = 0;
+
+	meet(&s, &c, "a.test", dial_as("a.test", RT_VERIFY_CA, NULL));
+	(void)buf_add(&c.out, sl_of("please"));
+	end_pump(&c);
+	tls_bye(c.x);
+	end_pump(&c);
+	settle(&s, &c);
+	HOLDS(sl_is(buf_peek(&s.in), "please") && s.io == IO_EOF && tls_clean_eof(s.x));
+	HOLDS(!tls_lent(s.x) && tls_wants(s.x, true, false) == 0);
+	HOLDS(tls_wants(s.x, true, true) == POLLOUT);
+	for (int i = 0; i < 40; i++) {
+		while (buf_room(&s.out, s.out.cap))
+			buf_fill(&s.out, 1);
+		uint32_t before = buf_len(&s.out);
+		end_pump(&s);
+		sent += before - buf_len(&s.out);
+	}
+	HOLDS(sent > 100000 && s.io == IO_EOF);
+	part(&s, &c);
+	/* And it arrives, at a client that does listen. */
+	meet(&s, &c, "a.test", dial_as("a.test", RT_VERIFY_CA, NULL));
+	s.x->eng->shutdown_recv = 1;
+	HOLDS(pass(&s, &c, "the answer"));
+	tls_bye(s.x);
+	settle(&s, &c);
+	HOLDS(c.io == IO_EOF && tls_clean_eof(c.x) && got == 0);
+	part(&s, &c);
+}
+
+/* A warning is no goodbye; a fatal alert is an error. */
+static void other_alerts_are_the_engines(void)
+{
+	struct end s, c;
+	static const uint8_t words[][2] = {{1, 90}, {2, 0}, {2, 80}};
+
+	for (size_t i = 0; i < RP_LEN(words); i++) {
+		meet(&s, &c, "a.test", dial_as("a.test", RT_VERIFY_CA, NULL));
+		uint8_t record[64] = {21, 3, 3, 0, 0};
+		size_t n = 2;
+		uint8_t *p = record + 5 + 8; /* room for a header and an explicit nonce */
+		memcpy(p, words[i], 2);
+		p = c.x->eng->out.vtable->encrypt(&c.x->eng->out.vtable, 21, BR_TLS12, p, &n);
+		HOLDS(write(c.fd, p, n) == (ssize_t)n);
+		settle(&s, &c);
+		HOLDS(s.io == (i == 0 ? IO_OK : IO_ERR));
+		HOLDS(i != 0 || pass(&c, &s, "on it goes"));
+		part(&s, &c);
+	}
 }
 
 /* What is not there is not waited for, and no engine holds memory then. */
@@ -557,7 +615,11 @@ static void goodbye_comes_behind_what_is_being_sent(void)
 		got += buf_len(&c.in);
 		buf_skip(&c.in, buf_len(&c.in));
 	}
-	HOLDS(got == sent && tls_clean_eof(c.x) && c.io == IO_EOF && s.io == IO_EOF);
+	HOLDS(got == sent && tls_clean_eof(c.x) && c.io == IO_EOF && s.io == IO_OK);
+	tls_bye(c.x);
+	end_pump(&c);
+	end_pump(&s);
+	HOLDS(s.io == IO_EOF && tls_clean_eof(s.x));
 	part(&s, &c);
 }
 
@@ -975,6 +1037,8 @@ int main(void)
 	RUN(private_key_work_waits_for_its_turn);
 	RUN(an_end_without_close_notify_is_not_clean);
 	RUN(goodbye_comes_behind_what_is_being_sent);
+	RUN(what_is_due_after_close_notify_is_sent);
+	RUN(other_alerts_are_the_engines);
 	RUN(changed_and_random_records_end_the_connection);
 	RUN(when_all_are_in_use_there_is_none);
 	RUN(the_name_in_a_hello_is_found);
