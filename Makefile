@@ -31,7 +31,8 @@ need-debug := gcc libc6-dev libcrypt-dev
 need-demo := nginx-light curl openssl python3 python3-websockets
 need-fuzz := clang-14 libclang-rt-14-dev
 need-check := $(need-demo) $(need-debug) python3-pytest python3-hypothesis python3-cryptography \
-	wget gnutls-bin clang-14 clang-format-14 cppcheck binutils iproute2 procps
+	wget gnutls-bin clang-14 clang-format-14 cppcheck binutils iproute2 procps busybox shellcheck \
+	chromium chromium-driver
 need-bench := wrk nginx-light haproxy valgrind openssl curl python3 util-linux
 
 include configs/targets.mk
@@ -130,7 +131,7 @@ corpus = $(wildcard tests/corpus/$1)
 .SECONDARY:
 .SUFFIXES:
 .PHONY: all debug unit sim fuzz fuzz-quick behaviour behaviour-release spec lint check demo bench \
-	soak install uninstall dist release cross run-check help clean force
+	soak install uninstall dist release cross run-check ipk help clean force
 
 all: $(BIN) ## build/rproxy: static, stripped, hardened
 debug: build/rproxy-debug ## build/rproxy-debug: sanitizers and invariant checks
@@ -334,6 +335,22 @@ release: cross ## binaries of all targets, checksums and a table of sizes in bui
 		for f in $(name)-*; do echo "$$f $$(wc -c <$$f) $$(gzip -9c $$f | wc -c)"; done | \
 		awk 'BEGIN { printf "%-28s %9s %9s\n", "binary", "bytes", "gzip" } \
 			{ printf "%-28s %9d %9d\n", $$1, $$2, $$3 }' | tee SIZES
+
+# What OpenWrt calls the processors of these targets; `cat /etc/openwrt_release` says a router's own.
+openwrt-mips := mips_24kc
+openwrt-mipsel := mipsel_24kc
+openwrt-armv5 := arm_arm926ej-s
+openwrt-armv7 := arm_cortex-a7
+openwrt-aarch64 := aarch64_cortex-a53
+openwrt-riscv64 := riscv64_generic
+openwrt-i386 := i386_pentium4
+OPENWRT_ARCH ?= $(or $(openwrt-$(TARGET)),x86_64)
+
+ipk: $(BIN) ## TARGET=: packages for opkg around that binary, without OpenWrt's SDK
+	@for p in rproxy luci-app-rproxy; do $(MAKE) -s --no-print-directory -C configs/openwrt/$$p \
+		TOPDIR=$(CURDIR)/configs/openwrt/ipk OUT=$(abspath $(dir $(BIN))) ARCH=$(OPENWRT_ARCH) \
+		PROGRAM=$(abspath $(BIN)) STAMP=$$(git log -1 --format=%ct 2>/dev/null || echo 0) ipk || \
+		exit; done
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' Makefile | while IFS='	' read -r t text; do \
