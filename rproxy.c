@@ -14,8 +14,8 @@
  * functions that its banner names as its door. There are no prototypes, so the compiler refuses a
  * call to something further down. Search for "==[ TX ]" to get to a room:
  *
- *   FRONT SYS STR TEXT LOG BUF TIME ADDR HEAD BODY ROUTE CONF CERT TLS NET DNS UP GATE REPLY TUN TX
- *   JAIL LIFE LOOP MAIN
+ *   FRONT SYS STR TEXT LOG BUF TIME ADDR HEAD BODY ROUTE CONF CERT TLS NET JAIL DNS UP GATE REPLY TUN
+ *   TX LIFE LOOP MAIN
  */
 
 /* ==[ FRONT ]============================================ prefix: none ==
@@ -40,7 +40,6 @@
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <poll.h>
-#include <pwd.h>
 #include <signal.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -81,7 +80,8 @@
  * Door: sys_mem sys_unmem sys_fade sys_now sys_wall sys_random sys_read sys_peek sys_write sys_poll
  *       sys_close sys_shut sys_reset sys_socket sys_bind sys_accept sys_connect sys_sockerr
  *       sys_tune sys_local sys_slurp sys_stamp sys_datagram sys_opendir sys_challenge
- *       sys_descriptors sys_pid_file sys_unlink sys_notify_open sys_notify sys_signals sys_taken
+ *       sys_descriptors sys_pid_file sys_pid_end sys_std sys_notify_open sys_notify sys_signals
+ *       sys_taken
  *       sys_first_byte sys_open
  */
 
@@ -373,19 +373,48 @@ static uint32_t sys_descriptors(uint32_t want)
 	return rl.rlim_cur > UINT32_MAX ? UINT32_MAX : (uint32_t)rl.rlim_cur;
 }
 
+/* Writes our number to a file of its own; a descriptor of it, or -1 with errno. */
 static int sys_pid_file(const char *path)
 {
-	FILE *f = fopen(path, "we");
+	char text[24];
+	struct stat st;
+	int n = snprintf(text, sizeof text, "%ld\n", (long)getpid());
 
-	if (!f)
+	if (lstat(path, &st) == 0 && S_ISREG(st.st_mode))
+		(void)unlink(path); /* so that who has the old one does not take ours away */
+	int fd = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOCTTY, 0644);
+	if (fd >= 0 && write(fd, text, (size_t)n) != n) {
+		int err = errno;
+		sys_close(fd);
+		errno = err;
 		return -1;
-	int bad = fprintf(f, "%ld\n", (long)getpid()) < 0;
-	return fclose(f) != 0 || bad ? -1 : 0;
+	}
+	return fd;
 }
 
-static void sys_unlink(const char *path)
+/* Takes the pid file away. Where that is not allowed any more it is emptied: an old number in it
+ * would be somebody else's one day. */
+static void sys_pid_end(int fd, const char *path)
 {
-	(void)unlink(path);
+	struct stat is, was;
+
+	if (fd < 0)
+		return;
+	bool ours = fstat(fd, &was) == 0 && stat(path, &is) == 0 && is.st_ino == was.st_ino &&
+				is.st_dev == was.st_dev;
+	if ((!ours || unlink(path) < 0) && ftruncate(fd, 0) < 0)
+		errno = 0; /* a pid file on /dev/null, say */
+	sys_close(fd);
+}
+
+/* Descriptors 0, 1 and 2 are there, or what is opened next would be taken for them. */
+static void sys_std(void)
+{
+	int fd;
+
+	while ((fd = open("/dev/null", O_RDWR)) >= 0 && fd < 3)
+		;
+	sys_close(fd);
 }
 
 /* A socket to systemd's notify address ($NOTIFY_SOCKET), -1 without one. */
@@ -467,10 +496,10 @@ static size_t sys_first_byte(size_t x)
 #endif
 }
 
-/* A file to append lines to. */
+/* A file to append lines to; a FIFO needs its reader. */
 static int sys_open(const char *path)
 {
-	return open(path, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC | O_NOCTTY, 0640);
+	return open(path, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC | O_NOCTTY | O_NONBLOCK, 0640);
 }
 
 #else
@@ -986,25 +1015,33 @@ static void sb_escape(struct sb *b, struct sl a, size_t max, bool json)
  * Owns: log_sink, the one mutable object of the file beside the signal flags.
  * Fails: log_open with -1 and errno.
  * Spec: RFC 3164 over /dev/log, as logd and rsyslog read it.
- * Door: log_open log_close log_reopen log_event log_line log_tick log_stamp log_iso log_date log_started
- *       log_wants log_lead
+ * Door: log_open log_close log_reopen log_reachable log_give log_event log_line log_tick log_fresh
+ *       log_stamp log_iso log_date log_started log_wants log_lead
  */
 
 enum log_kind { LOG_TO_STDERR, LOG_TO_SYSLOG, LOG_TO_FILE, LOG_TO_NONE };
 enum log_level { LOG_ERR, LOG_WARN, LOG_INFO, LOG_DEBUG };
+
+#define LOG_FOLDS 4 /* different lines whose repeats are counted: a flood may be of two in turn */
+#define LOG_FOLD_MS 10000
+
+/* An event that was logged, to fold its repeats. */
+struct log_fold {
+	char text[256];
+	uint64_t at, more;
+};
 
 static struct {
 	enum log_kind kind;
 	enum log_level level; /* what is less important is left out */
 	bool starting;		  /* until "ready": events go to stderr whatever the sink */
 	bool stream;		  /* fd is a pipe, socket or terminal: look before writing */
+	bool torn;			  /* the last write ended within a line: the disk was full */
 	int fd;				  /* owns when a file or a socket */
-	char path[256];
+	char path[1024];
 	const char *lead; /* borrows: what events begin with, NULL nothing */
 	uint64_t lost;
-	uint64_t repeats;
-	char last[256]; /* the last event, to fold its repeats */
-	uint64_t last_ms;
+	struct log_fold fold[LOG_FOLDS];
 	int64_t stamp_s; /* the second that the texts below are for */
 	char clf[32], iso[32], rfc3164[24], http[32];
 } log_sink = {.level = LOG_INFO, .fd = 2, .starting = true, .stream = true, .stamp_s = -1};
@@ -1071,30 +1108,94 @@ static const char *log_iso(void)
 	return log_sink.iso;
 }
 
-/* Writes whole lines only, so that half a line never stands in the log. */
-static bool log_write(int fd, bool stream, const char *p, size_t n)
-{
-	struct pollfd pfd = {.fd = fd, .events = POLLOUT};
+RP_SELDOM
 
-	if (stream && (poll(&pfd, 1, 0) != 1 || !(pfd.revents & POLLOUT)))
-		return false; /* POLLOUT on a pipe: PIPE_BUF bytes go without blocking */
-	return write(fd, p, n) == (ssize_t)n;
+/* Opens the way to a sink: a descriptor, 2 where none is needed, -1 with errno. */
+static int log_dial(enum log_kind kind, const char *path)
+{
+	static const struct sockaddr_un un = {.sun_family = AF_UNIX, .sun_path = "/dev/log"};
+
+	if (kind == LOG_TO_FILE)
+		return sys_open(path);
+	if (kind != LOG_TO_SYSLOG)
+		return 2;
+	int fd = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+	if (fd >= 0 && connect(fd, (const struct sockaddr *)&un, sizeof un) < 0) {
+		int err = errno;
+		sys_close(fd);
+		errno = err;
+		fd = -1;
+	}
+	return fd;
+}
+
+static int log_attach(enum log_kind kind, const char *path)
+{
+	struct stat st;
+	size_t n = strlen(path);
+
+	if (n >= sizeof log_sink.path) {
+		errno = ENAMETOOLONG;
+		return -1;
+	}
+	int fd = log_dial(kind, path);
+	if (fd < 0)
+		return -1;
+	if (log_sink.fd > 2)
+		sys_close(log_sink.fd);
+	log_sink.fd = fd;
+	log_sink.kind = kind;
+	log_sink.stream = fstat(fd, &st) < 0 || !S_ISREG(st.st_mode);
+	log_sink.torn = false;
+	memmove(log_sink.path, path, n + 1);
+	return 0;
+}
+
+RP_OFTEN
+
+/* Writes one line, whole or not at all where that is possible: a full disk may take a part, and is
+ * then given a newline before the next line. Never blocks. */
+static bool log_write(const char *p, size_t n)
+{
+	struct pollfd pfd = {.fd = log_sink.fd, .events = POLLOUT};
+
+	/* POLLOUT on a pipe: PIPE_BUF bytes, which is more than a line, go without blocking. */
+	if (log_sink.stream && (poll(&pfd, 1, 0) != 1 || !(pfd.revents & POLLOUT)))
+		return false;
+	if (log_sink.torn && write(log_sink.fd, "\n", 1) != 1)
+		return false;
+	ssize_t w = write(log_sink.fd, p, n);
+	log_sink.torn = w > 0 && (size_t)w < n;
+	return w == (ssize_t)n;
+}
+
+/* A syslogd that was started anew is found again. */
+static bool log_syslog(enum log_level level, const char *p, size_t n)
+{
+	static const uint8_t severity[] = {3, 4, 6, 7}; /* RFC 3164 4.1.1 */
+	char line[RP_LOG_LINE + 64];
+	struct sb b = sb_of(line, sizeof line);
+	struct sl text = sl_mk(p, n && p[n - 1] == '\n' ? n - 1 : n);
+
+	log_clock();
+	sb_fmt(&b, "<%d>%s rproxy[%ld]: ", 3 * 8 + severity[level], log_sink.rfc3164, (long)getpid());
+	if (text.n > 8 && memcmp(p, "rproxy: ", 8) == 0)
+		text = sl_rest(text, 8); /* the tag says it already */
+	sb_put(&b, text);
+	for (int tries = 0; tries < 2; tries++) {
+		if (send(log_sink.fd, line, b.n, MSG_NOSIGNAL | MSG_DONTWAIT) >= 0)
+			return true;
+		if (errno == EAGAIN || errno == ENOBUFS || log_attach(LOG_TO_SYSLOG, log_sink.path) < 0)
+			return false;
+	}
+	return false;
 }
 
 static bool log_send(enum log_level level, const char *p, size_t n)
 {
-	static const uint8_t severity[] = {3, 4, 6, 7}; /* RFC 3164 4.1.1 */
-	char line[RP_LOG_LINE + 64];
-
 	if (log_sink.kind == LOG_TO_NONE)
 		return true;
-	if (log_sink.kind != LOG_TO_SYSLOG)
-		return log_sink.fd >= 0 && log_write(log_sink.fd, log_sink.stream, p, n);
-	log_clock();
-	struct sb b = sb_of(line, sizeof line);
-	sb_fmt(&b, "<%d>%s rproxy[%ld]: ", 3 * 8 + severity[level], log_sink.rfc3164, (long)getpid());
-	sb_put(&b, sl_mk(p, n && p[n - 1] == '\n' ? n - 1 : n));
-	return log_sink.fd >= 0 && send(log_sink.fd, line, b.n, MSG_NOSIGNAL | MSG_DONTWAIT) >= 0;
+	return log_sink.kind == LOG_TO_SYSLOG ? log_syslog(level, p, n) : log_write(p, n);
 }
 
 /* Says how many lines were dropped, when that can be said. */
@@ -1119,16 +1220,17 @@ static void log_line(enum log_level level, const char *p, size_t n)
 		log_sink.lost++;
 }
 
-static void log_repeats(void)
+RP_SELDOM
+
+static void log_repeats(struct log_fold *f)
 {
-	char text[64];
+	char text[sizeof f->text + 40];
 	struct sb b = sb_of(text, sizeof text);
 
-	if (!log_sink.repeats)
+	if (!f->more)
 		return;
-	sb_fmt(&b, "rproxy: the last line came %llu times more\n",
-		   (unsigned long long)log_sink.repeats);
-	log_sink.repeats = 0;
+	sb_fmt(&b, "rproxy: %llu times more: %s\n", (unsigned long long)f->more, f->text);
+	f->more = 0;
 	log_line(LOG_WARN, text, b.n);
 }
 
@@ -1139,8 +1241,28 @@ static void log_lead(const char *place)
 	log_sink.lead = place;
 }
 
-/* One event: "rproxy: " and the text, which is cut when too long. The same text again within ten
- * seconds is only counted. While starting every level is said: there is somebody to read it. */
+/* Is the event one that was logged less than ten seconds ago? Then it is only counted. */
+static bool log_folds(const char *event)
+{
+	uint64_t now = sys_now();
+	struct log_fold *oldest = log_sink.fold;
+
+	for (struct log_fold *f = oldest; f < log_sink.fold + LOG_FOLDS; f++) {
+		if (strncmp(event, f->text, sizeof f->text - 1) == 0 && now - f->at < LOG_FOLD_MS) {
+			f->more++;
+			return true;
+		}
+		if (f->at < oldest->at)
+			oldest = f;
+	}
+	log_repeats(oldest);
+	(void)snprintf(oldest->text, sizeof oldest->text, "%.*s", (int)sizeof oldest->text - 1, event);
+	oldest->at = now;
+	return false;
+}
+
+/* One event: "rproxy: " and the text, which is cut when too long. Floods of errors and warnings are
+ * folded. While starting every level is said: there is somebody to read it. */
 __attribute__((format(printf, 2, 3))) static void log_event(enum log_level level, const char *fmt,
 															...)
 {
@@ -1157,64 +1279,33 @@ __attribute__((format(printf, 2, 3))) static void log_event(enum log_level level
 	int n = vsnprintf(text + len, sizeof text - len - 1, fmt, ap);
 	va_end(ap);
 	len += n < 0 ? 0 : (size_t)n < sizeof text - len - 2 ? (size_t)n : sizeof text - len - 2;
+	text[len] = 0;
+	if (!log_sink.starting && level <= LOG_WARN && log_folds(text + 8))
+		return;
 	text[len] = '\n';
-	text[len + 1] = 0;
-	if (log_sink.starting) {
+	if (log_sink.starting)
 		(void)!write(2, text, len + 1);
-		return;
-	}
-	if (level > LOG_WARN) {
+	else
 		log_line(level, text, len + 1);
-		return;
-	}
-	uint64_t now = sys_now();
-	if (strncmp(text, log_sink.last, sizeof log_sink.last - 1) == 0 &&
-		now - log_sink.last_ms < 10000) {
-		log_sink.repeats++;
-		return;
-	}
-	log_repeats();
-	(void)snprintf(log_sink.last, sizeof log_sink.last, "%.*s", (int)sizeof log_sink.last - 1,
-				   text);
-	log_sink.last_ms = now;
-	log_line(level, text, len + 1);
 }
 
 /* About once a second: says what was held back. */
 static void log_tick(uint64_t now)
 {
-	if (log_sink.repeats && now - log_sink.last_ms >= 10000)
-		log_repeats();
+	for (struct log_fold *f = log_sink.fold; f < log_sink.fold + LOG_FOLDS; f++)
+		if (now - f->at >= LOG_FOLD_MS)
+			log_repeats(f);
 	if (log_sink.lost)
 		log_losses();
 }
 
-static int log_attach(enum log_kind kind, const char *path)
+/* Somebody is about to ask for something: what is said now is an answer, and never folded. */
+static void log_fresh(void)
 {
-	static const struct sockaddr_un un = {.sun_family = AF_UNIX, .sun_path = "/dev/log"};
-	struct stat st;
-	int fd = 2;
-
-	if (kind == LOG_TO_SYSLOG) {
-		fd = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
-		if (fd >= 0 && connect(fd, (const struct sockaddr *)&un, sizeof un) < 0) {
-			int err = errno;
-			sys_close(fd);
-			errno = err;
-			fd = -1;
-		}
-	} else if (kind == LOG_TO_FILE) {
-		fd = sys_open(path);
+	for (struct log_fold *f = log_sink.fold; f < log_sink.fold + LOG_FOLDS; f++) {
+		log_repeats(f);
+		*f = (struct log_fold){.at = 0};
 	}
-	if (fd < 0)
-		return -1;
-	if (log_sink.fd > 2)
-		sys_close(log_sink.fd);
-	log_sink.fd = fd;
-	log_sink.kind = kind;
-	log_sink.stream = fstat(fd, &st) < 0 || !S_ISREG(st.st_mode);
-	(void)snprintf(log_sink.path, sizeof log_sink.path, "%s", path);
-	return 0;
 }
 
 /* Where lines go from now on: "stderr", "syslog", "none" or a file; on an error (-1, errno) all
@@ -1229,16 +1320,34 @@ static int log_open(const char *target, enum log_level level)
 		kind = LOG_TO_SYSLOG;
 	else if (strcmp(target, "none") == 0)
 		kind = LOG_TO_NONE;
+	if (strcmp(target, log_sink.path) != 0 && log_attach(kind, target) < 0)
+		return -1;
 	log_sink.level = level;
-	if (log_sink.path[0] && strcmp(target, log_sink.path) == 0)
-		return 0;
-	return log_attach(kind, target);
+	log_clock(); /* reads the time zone, while it can be read */
+	return 0;
 }
 
 /* Opens the file (or the way to syslog) anew, after it was renamed. 0 or -1. */
 static int log_reopen(void)
 {
 	return log_attach(log_sink.kind, log_sink.path);
+}
+
+/* Could log_reopen do that now? */
+static bool log_reachable(void)
+{
+	int fd = log_dial(log_sink.kind, log_sink.path);
+
+	if (fd > 2)
+		sys_close(fd);
+	return fd >= 0;
+}
+
+/* The log file becomes the user's who will open it again. */
+static void log_give(uid_t uid, gid_t gid)
+{
+	if (log_sink.kind == LOG_TO_FILE && !log_sink.stream && fchown(log_sink.fd, uid, gid) < 0)
+		return; /* log_reachable tells */
 }
 
 /* From now on events go where they were asked to go. */
@@ -1255,7 +1364,8 @@ static bool log_wants(void)
 
 static void log_close(void)
 {
-	log_repeats();
+	log_fresh();
+	log_losses();
 	if (log_sink.fd > 2)
 		sys_close(log_sink.fd);
 	log_sink.fd = 2;
@@ -1263,6 +1373,8 @@ static void log_close(void)
 	log_sink.path[0] = 0;
 	log_sink.starting = true;
 }
+
+RP_OFTEN
 
 /* ==[ BUF ]============================================== prefix: buf_ ==
  * Fixed linear buffers from a pool that is made once. Bytes r..w of a buffer are there to be taken,
@@ -7199,7 +7311,7 @@ RP_OFTEN
  * Owns: struct conn (pool made at start): its descriptor, TLS engine and buffers.
  * Fails: net_dial and net_listen with errno; an error on a connection stands in c->broken.
  * Spec: PROXY protocol 2.3 (haproxy.org, proxy-protocol.txt).
- * Door: net_open net_close_all net_bytes net_listen net_unlisten net_accept net_dial net_close
+ * Door: net_open net_close_all net_bytes net_conns net_listen net_unlisten net_accept net_dial net_close
  *       net_io net_interest net_eager net_reap net_say net_said net_linger net_lingered net_bye
  *       net_proxy_parse net_proxy_write net_connected net_in net_local net_cap net_cut
  */
@@ -7283,9 +7395,10 @@ struct rp {
 	struct tx *free_tx;
 	uint32_t ntx, nfree_tx, tx_used;
 
-	int acme; /* owns: the directory of --acme-dir, -1 */
-	int notify;
-	int terms; /* TERM and INT so far */
+	int acme;	/* owns: the directory of --acme-dir, -1 */
+	int notify; /* owns: the socket of systemd, -1 */
+	int pid;	/* owns: the pid file, -1 */
+	int terms;	/* TERM and INT so far */
 	bool draining;
 	uint64_t drain_due;
 	bool stop;
@@ -7944,15 +8057,203 @@ static size_t net_proxy_write(int version, const struct addr *src, const struct 
 	return 16 + n;
 }
 
+/* ==[ JAIL ]============================================= prefix: jail_ ==
+ * Giving up privileges, once, after everything that needs root was opened: chroot, bounding set,
+ * groups, gid, uid, capabilities, no-new-privs, limits. The helper processes do the same.
+ * Owns: nothing.
+ * Fails: -1 after saying why; the proxy then does not start.
+ * Door: jail_prepare jail_enter jail_warnings
+ */
+
+#define JAIL_GROUPS 32 /* supplementary groups that are taken over */
+
+struct jail {
+	bool user; /* change to these */
+	uid_t uid;
+	gid_t gid;
+	gid_t group[JAIL_GROUPS];
+	size_t ngroup;
+	const char *root; /* borrows from the snapshot that it was prepared with */
+};
+
+/* The next line of a text whose first part is `name`, or any line when name is empty; its parts,
+ * which a colon separates. false: there is none. */
+static bool jail_line(struct sl *text, struct sl name, struct sl part[4])
+{
+	struct sl line;
+
+	while (sl_cut(text, '\n', &line)) {
+		for (int i = 0; i < 4; i++)
+			if (!sl_cut(&line, ':', &part[i]))
+				part[i] = sl_mk("", 0);
+		if (part[0].n && (!name.n || sl_eq(part[0], name)))
+			return true;
+	}
+	return false;
+}
+
+/* An id as a number that is none of the two with a meaning of their own. */
+static bool jail_id(struct sl text, uint32_t *out)
+{
+	uint64_t n = 0;
+
+	if (!sl_number(text, UINT32_MAX - 1, &n))
+		return false;
+	*out = (uint32_t)n;
+	return true;
+}
+
+/* The groups whose lists name the user. */
+static void jail_groups(struct jail *j, struct sl user, struct sl groups)
+{
+	struct sl part[4], one;
+
+	while (j->ngroup < JAIL_GROUPS && jail_line(&groups, sl_of(""), part))
+		while (j->ngroup < JAIL_GROUPS && sl_item(&part[3], &one))
+			if (sl_eq(one, user) && jail_id(part[2], &j->group[j->ngroup]))
+				j->ngroup++;
+}
+
+/* Looks up --user NAME[:GROUP] while /etc is still there. The files are read by hand: getpwnam(3) of
+ * a static musl reads nothing else, and is 7 KB. 0, or -1 after saying what is unknown. */
+static int jail_prepare(const struct conf *cf, struct jail *j)
+{
+	struct sl rest = sl_of(cf->user), user, group = {"", 0}, part[4], in;
+	size_t n = 0;
+
+	*j = (struct jail){.root = cf->chroot_dir};
+	if (!cf->user)
+		return 0;
+	(void)sl_cut(&rest, ':', &user);
+	(void)sl_cut(&rest, '\n', &group);
+	char *users = sys_slurp("/etc/passwd", 1 << 20, &n), *groups = NULL;
+	in = sl_of(users);
+	bool good = users && user.n && jail_line(&in, user, part);
+	if (good)
+		good = jail_id(part[2], &j->uid) && jail_id(part[3], &j->gid);
+	else if ((good = jail_id(user, &j->uid)))
+		j->gid = j->uid;
+	if (!good)
+		log_event(LOG_ERR, "user \"%s\": no such user; a name of /etc/passwd or a number fits",
+				  cf->user);
+	groups = sys_slurp("/etc/group", 1 << 20, &n);
+	in = sl_of(groups);
+	if (groups)
+		jail_groups(j, user, in);
+	if (good && group.n && !(groups && jail_line(&in, group, part) && jail_id(part[2], &j->gid)) &&
+		!jail_id(group, &j->gid)) {
+		log_event(LOG_ERR, "user \"%s\": no such group; a name of /etc/group or a number fits",
+				  cf->user);
+		good = false;
+	}
+	free(users);
+	free(groups);
+	j->user = good;
+	return good ? 0 : -1;
+}
+
+static int jail_fault(const char *what)
+{
+	log_event(LOG_ERR, "can't give up privileges: %s: %s", what, strerror(errno));
+	return -1;
+}
+
+/* Goes in. 0, or -1 after saying which step failed. */
+static int jail_enter(const struct jail *j)
+{
+	struct {
+		uint32_t version;
+		int pid;
+	} head = {0x20080522, 0}; /* _LINUX_CAPABILITY_VERSION_3 */
+	uint32_t no_caps[6] = {0};
+	struct rlimit none = {0, 0};
+
+	if (j->root && (chroot(j->root) < 0 || chdir("/") < 0))
+		return jail_fault("chroot");
+	if (j->user) {
+		/* The bounding set can be emptied while it is still root's; without root all of this is
+		 * gone already, and a failure is fine. */
+		for (unsigned long cap = 0; j->uid && cap < 64; cap++)
+			(void)prctl(PR_CAPBSET_DROP, cap, 0, 0, 0);
+		if (geteuid() == 0 && setgroups(j->ngroup, j->group) < 0)
+			return jail_fault("setgroups");
+		if (setgid(j->gid) < 0)
+			return jail_fault("setgid");
+		if (setuid(j->uid) < 0)
+			return jail_fault("setuid");
+		if (j->uid && setuid(0) == 0)
+			return jail_fault("root could be had again");
+		if (j->uid)
+			(void)syscall(SYS_capset, &head, no_caps);
+	}
+	(void)prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0);
+	(void)setrlimit(RLIMIT_CORE, &none); /* a core would hold private keys */
+	return 0;
+}
+
+static void jail_try(const struct jail *j, const char *path)
+{
+	int fd = path && *path ? open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK) : -1;
+
+	if (path && *path && fd < 0 && (j->root || errno != ENOENT))
+		log_event(LOG_WARN, "warning: HUP will not be able to read %s: %s", path, strerror(errno));
+	sys_close(fd);
+}
+
+/* Which files HUP could not read any more: tried out by a child that goes into the jail, since only
+ * the kernel knows all that counts. */
+static void jail_try_all(const struct conf *cf, const struct jail *j)
+{
+	if (jail_enter(j) < 0)
+		return;
+	for (size_t i = 0; i < cf->files.n; i++)
+		jail_try(j, cf->files.v[i]);
+	for (size_t i = 0; i < cf->cert.n; i++) {
+		char path[PATH_MAX];
+		struct sl rest = sl_of(cf->cert.v[i]), one;
+		while (sl_cut(&rest, ',', &one)) {
+			(void)snprintf(path, sizeof path, "%.*s", (int)one.n, one.p);
+			jail_try(j, path);
+		}
+	}
+	for (size_t i = 0; i < cf->cert_dir.n; i++)
+		jail_try(j, cf->cert_dir.v[i]);
+	for (size_t i = 0; i < cf->nroute; i++) {
+		jail_try(j, cf->route[i]->auth_file);
+		jail_try(j, cf->route[i]->ca_file);
+		jail_try(j, cf->route[i]->error_page_file);
+	}
+	if (!log_reachable())
+		log_event(LOG_WARN, "warning: USR1 will not be able to open %s again: %s", cf->log,
+				  strerror(errno));
+}
+
+/* What a person should know: that it stays root, or which files can't be read again. Call before
+ * jail_enter. */
+static void jail_warnings(const struct conf *cf, const struct jail *j)
+{
+	if (geteuid() == 0 && (!j->user || !j->uid))
+		log_event(LOG_WARN, "warning: it runs as root; --user NAME gives that up after the start");
+	if (!j->root && !j->user)
+		return;
+	pid_t pid = fork();
+	if (pid == 0) {
+		jail_try_all(cf, j);
+		_exit(0);
+	}
+	if (pid > 0)
+		(void)waitpid(pid, NULL, 0);
+}
+
 /* ==[ DNS ]============================================== prefix: dns_ ==
  * Helper processes for what may block: getaddrinfo() and crypt(). Each kind has one helper behind a
  * socketpair, forked before privileges are given up, so /etc/hosts, search domains and dnsmasq work
  * as everywhere. A helper forks once for each question (at most DNS_AT_ONCE at a time), so that one
- * lost name does not delay another, and a crash takes one answer with it, not the helper. Who
- * answers a question has the user of the proxy that asks it.
+ * lost name does not delay another, and a crash takes one answer with it, not the helper. It has
+ * the user that the proxy will have.
  * Owns: struct dns_room, the helpers' processes.
  * Fails: dns_start with NULL; a question to a helper that died is answered with good=false.
- * Door: dns_start dns_need dns_stop dns_fd dns_next dns_ask_name dns_ask_hash
+ * Door: dns_start dns_confine dns_need dns_running dns_trim dns_stop dns_fd dns_next dns_ask_name dns_ask_hash
  */
 
 enum dns_kind { DNS_NAME, DNS_HASH, DNS_KINDS };
@@ -7988,7 +8289,7 @@ struct dns_helper {
 };
 
 struct dns_room {
-	unsigned flags;
+	struct jail jail; /* of the helpers: the user alone, since /etc must be there for them */
 	struct dns_helper helper[DNS_KINDS];
 };
 
@@ -8135,8 +8436,8 @@ static void dns_woken(int sig)
 	(void)sig; /* it ends ppoll(), that is all */
 }
 
-/* Keeps nothing of the proxy but the socket. */
-static void dns_strip(int fd)
+/* Keeps nothing of the proxy but the socket: no root, no descriptor, no signal. */
+static void dns_strip(int fd, const struct jail *jail)
 {
 	static const int back[] = {SIGHUP, SIGUSR1, SIGUSR2, SIGTERM, SIGINT};
 	struct sigaction ign = {.sa_handler = SIG_IGN}, dfl = {.sa_handler = SIG_DFL},
@@ -8156,40 +8457,19 @@ static void dns_strip(int fd)
 		if (i != fd && i != 2)
 			(void)close(i);
 	(void)prctl(PR_SET_NAME, "rproxy-helper");
-	(void)prctl(PR_SET_PDEATHSIG, SIGKILL);
+	if (jail_enter(jail) < 0)
+		_exit(1);
+	(void)prctl(PR_SET_PDEATHSIG, SIGKILL); /* a change of user would take it back */
 }
 
-/* The next question, and as whom the proxy asks it. 1; 0 for none now; -1: the proxy is gone. */
-static int dns_hear(int fd, struct dns_question *q, struct ucred *who)
+/* The next question. 1; 0 for none now; -1: the proxy is gone. */
+static int dns_hear(int fd, struct dns_question *q)
 {
-	union {
-		struct cmsghdr head;
-		char space[CMSG_SPACE(sizeof(struct ucred))];
-	} control = {.head = {0}};
-	struct iovec iov = {.iov_base = q, .iov_len = sizeof *q};
-	struct msghdr m = {.msg_iov = &iov,
-					   .msg_iovlen = 1,
-					   .msg_control = &control,
-					   .msg_controllen = sizeof control};
-	ssize_t n = recvmsg(fd, &m, MSG_DONTWAIT);
+	ssize_t n = recv(fd, q, sizeof *q, MSG_DONTWAIT);
 
 	if (n < 0 && (errno == EAGAIN || errno == EINTR))
 		return 0;
-	const struct cmsghdr *c = n == (ssize_t)sizeof *q ? CMSG_FIRSTHDR(&m) : NULL;
-	if (!c || c->cmsg_type != SCM_CREDENTIALS || q->n > DNS_TEXT || q->split > q->n)
-		return -1;
-	memcpy(who, CMSG_DATA(c), sizeof *who);
-	return 1;
-}
-
-/* Gives up root when the proxy has, and ends with the helper. False: that was not possible. */
-static bool dns_humble(const struct ucred *who, pid_t helper)
-{
-	if (geteuid() == 0 && who->uid != 0 &&
-		(setgroups(0, NULL) < 0 || setgid(who->gid) < 0 || setuid(who->uid) < 0))
-		return false;
-	(void)prctl(PR_SET_PDEATHSIG, SIGKILL); /* the line above has cleared it */
-	return getppid() == helper;
+	return n == (ssize_t)sizeof *q && q->n <= DNS_TEXT && q->split <= q->n ? 1 : -1;
 }
 
 /* A worker, and what it is asked. */
@@ -8219,16 +8499,15 @@ static struct dns_worker *dns_reap(int fd, enum dns_kind kind, struct dns_worker
 }
 
 /* The helper: a fork for each question, until the proxy is gone. */
-_Noreturn static void dns_serve(int fd, enum dns_kind kind)
+_Noreturn static void dns_serve(int fd, enum dns_kind kind, const struct jail *jail)
 {
 	struct dns_worker workers[DNS_AT_ONCE] = {{0}};
 	struct dns_question q;
-	struct ucred who;
 	sigset_t none;
 	pid_t self = getpid();
 	int got = 0;
 
-	dns_strip(fd);
+	dns_strip(fd, jail);
 	(void)sigemptyset(&none);
 	while (got >= 0) {
 		struct dns_worker *w = dns_reap(fd, kind, workers);
@@ -8237,13 +8516,15 @@ _Noreturn static void dns_serve(int fd, enum dns_kind kind)
 			continue;
 		if (p.revents & POLLHUP)
 			break;
-		if (!w || (got = dns_hear(fd, &q, &who)) <= 0)
+		if (!w || (got = dns_hear(fd, &q)) <= 0)
 			continue;
 		*w = (struct dns_worker){.pid = fork(), .cookie = q.cookie};
-		if (w->pid == 0 && dns_humble(&who, self))
-			dns_work(fd, kind, &q);
-		if (w->pid == 0)
+		if (w->pid == 0) {
+			(void)prctl(PR_SET_PDEATHSIG, SIGKILL);
+			if (getppid() == self)
+				dns_work(fd, kind, &q);
 			_exit(1);
+		}
 		if (w->pid < 0) {
 			struct dns_answer a = {.kind = kind, .cookie = q.cookie};
 			(void)send(fd, &a, sizeof a, MSG_NOSIGNAL);
@@ -8259,14 +8540,13 @@ _Noreturn static void dns_serve(int fd, enum dns_kind kind)
 static int dns_fork(struct dns_room *room, enum dns_kind kind)
 {
 	struct dns_helper *h = &room->helper[kind];
-	int pair[2], on = 1;
+	int pair[2];
 
 	if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair) < 0)
 		return -1;
-	(void)setsockopt(pair[1], SOL_SOCKET, SO_PASSCRED, &on, sizeof on);
 	pid_t pid = fork();
 	if (pid == 0)
-		dns_serve(pair[1], kind);
+		dns_serve(pair[1], kind, &room->jail);
 	int err = errno;
 	(void)close(pair[1]);
 	if (pid < 0) {
@@ -8279,27 +8559,53 @@ static int dns_fork(struct dns_room *room, enum dns_kind kind)
 	return 0;
 }
 
+/* Whom the helpers that are started from now on run as. */
+static void dns_confine(struct dns_room *room, const struct jail *jail)
+{
+	room->jail = *jail;
+	room->jail.root = NULL;
+}
+
 /* Makes sure that the helpers for flags run. 0 or -1 with errno. */
 static int dns_need(struct dns_room *room, unsigned flags)
 {
-	room->flags |= flags;
 	for (unsigned k = 0; k < DNS_KINDS; k++)
 		if ((flags >> k & 1) && room->helper[k].fd < 0 && dns_fork(room, (enum dns_kind)k) < 0)
 			return -1;
 	return 0;
 }
 
+static void dns_end(struct dns_helper *h)
+{
+	(void)close(h->fd);
+	(void)kill(h->pid, SIGKILL);
+	(void)waitpid(h->pid, NULL, 0);
+	h->fd = -1;
+}
+
+/* Which helpers run, as flags. */
+static unsigned dns_running(const struct dns_room *room)
+{
+	unsigned flags = 0;
+
+	for (unsigned k = 0; k < DNS_KINDS; k++)
+		flags |= (unsigned)(room->helper[k].fd >= 0) << k;
+	return flags;
+}
+
+/* Ends the helpers that are not among flags; nothing may be under way there. */
+static void dns_trim(struct dns_room *room, unsigned flags)
+{
+	for (unsigned k = 0; k < DNS_KINDS; k++)
+		if (room->helper[k].fd >= 0 && !(flags >> k & 1))
+			dns_end(&room->helper[k]);
+}
+
 /* Ends the helpers and frees the room; NULL is fine. */
 static void dns_stop(struct dns_room *room)
 {
-	for (unsigned k = 0; room && k < DNS_KINDS; k++) {
-		struct dns_helper *h = &room->helper[k];
-		if (h->fd < 0)
-			continue;
-		(void)close(h->fd);
-		(void)kill(h->pid, SIGKILL);
-		(void)waitpid(h->pid, NULL, 0);
-	}
+	if (room)
+		dns_trim(room, 0);
 	free(room);
 }
 
@@ -8330,10 +8636,7 @@ static void dns_died(struct dns_room *room, enum dns_kind kind)
 {
 	struct dns_helper *h = &room->helper[kind];
 
-	(void)close(h->fd);
-	(void)kill(h->pid, SIGKILL);
-	(void)waitpid(h->pid, NULL, 0);
-	h->fd = -1;
+	dns_end(h);
 	h->died_at = sys_now();
 	h->failing = true;
 	log_event(LOG_WARN, "the helper for %s died; it is started anew",
@@ -9935,7 +10238,7 @@ static enum tun_end tun_step(struct rp *rp, struct conn *a, struct conn *b, uint
  * Fails: sets t->m.why once (first reason wins); tx_done() logs, nobody else.
  * Spec: RFC 9110 7.6, RFC 9112 6 and 9.
  * Door: tx_open_pool tx_close_pool tx_bytes tx_accept tx_client tx_run tx_expire tx_wants tx_check
- *       tx_list tx_drop_conf tx_hangup tx_drain_end tx_verdict
+ *       tx_list tx_drop_conf tx_hangup tx_drain_end tx_verdict tx_wait
  */
 
 #define TX_STATES(X)                                                                               \
@@ -10320,6 +10623,15 @@ static void tx_hangup(struct rp *rp, struct conn *c)
 		gate_conn_out(rp->gate, c->peer.ip);
 	c->counted = false;
 	net_close(rp, c);
+}
+
+#define TX_GRACE_MS 1000
+
+/* A client that has no request under way may stay for ms; while we drain for a moment at most,
+ * which a new one needs to say what it came for. */
+static void tx_wait(const struct rp *rp, struct conn *c, uint64_t ms)
+{
+	tm_set(&c->due, rp->now, rp->draining && ms > TX_GRACE_MS ? TX_GRACE_MS : ms);
 }
 
 /* The end of a request: logs it, and gives the transaction back. What becomes of the client's
@@ -12032,7 +12344,7 @@ static void tx_admit(struct rp *rp, struct conn *c)
 		c->counted = true;
 	}
 	c->phase = c->door == LS_HTTPS ? CP_HELLO : CP_OPEN;
-	tm_set(&c->due, rp->now, c->door == LS_HTTPS ? rp->cf->head_ms : rp->cf->idle_ms);
+	tx_wait(rp, c, c->door == LS_HTTPS ? rp->cf->head_ms : rp->cf->idle_ms);
 }
 
 static void tx_greet_proxy(struct rp *rp, struct conn *c)
@@ -12082,7 +12394,7 @@ static void tx_client(struct rp *rp, struct conn *c)
 		if (!tls_is_open(c->tls))
 			return;
 		c->phase = CP_OPEN;
-		tm_set(&c->due, rp->now, rp->cf->idle_ms);
+		tx_wait(rp, c, rp->cf->idle_ms);
 	}
 	if (c->phase == CP_OPEN)
 		tx_serve(rp, c);
@@ -12095,7 +12407,7 @@ static void tx_accept(struct rp *rp, struct conn *c)
 {
 	if (addr_match(&rp->cf->accept_proxy, c->peer.ip) && c->door != LS_STATUS) {
 		c->phase = CP_PROXY;
-		tm_set(&c->due, rp->now, rp->cf->head_ms);
+		tx_wait(rp, c, rp->cf->head_ms);
 		return;
 	}
 	tx_admit(rp, c);
@@ -12235,159 +12547,11 @@ static void tx_check(const struct rp *rp)
 	assert(tx == rp->ntx - rp->nfree_tx);
 }
 
-/* ==[ JAIL ]============================================= prefix: jail_ ==
- * Giving up privileges: chroot, groups, gid, uid, no-new-privs, capabilities. In that order, once,
- * after everything that needs root was opened.
- * Owns: nothing.
- * Fails: -1 after saying why; the proxy then does not start.
- * Door: jail_prepare jail_enter jail_warnings
- */
-
-struct jail {
-	bool user; /* change to these */
-	uid_t uid;
-	gid_t gid;
-	char name[64];	  /* for initgroups; "" when the user was a number */
-	const char *root; /* borrows from the snapshot that it was prepared with */
-};
-
-/* Looks up --user NAME[:GROUP] while /etc is still there. 0, or -1 after saying what is unknown. */
-static int jail_prepare(const struct conf *cf, struct jail *j)
-{
-	struct sl rest = sl_of(cf->user), user, group;
-	char group_name[64] = "";
-	uint64_t n = 0;
-
-	*j = (struct jail){.root = cf->chroot_dir};
-	if (!cf->user)
-		return 0;
-	(void)sl_cut(&rest, ':', &user);
-	(void)snprintf(j->name, sizeof j->name, "%.*s", (int)user.n, user.p);
-	if (sl_cut(&rest, '\n', &group))
-		(void)snprintf(group_name, sizeof group_name, "%.*s", (int)group.n, group.p);
-	const struct passwd *pw = getpwnam(j->name);
-	if (pw) {
-		j->uid = pw->pw_uid;
-		j->gid = pw->pw_gid;
-	} else if (sl_number(user, UINT32_MAX - 1, &n)) {
-		j->uid = (uid_t)n;
-		j->gid = (gid_t)n;
-		j->name[0] = 0;
-	} else {
-		log_event(LOG_ERR,
-				  "user \"%s\": there is no such user; a name of /etc/passwd or a number fits",
-				  j->name);
-		return -1;
-	}
-	if (group_name[0]) {
-		const struct group *gr = getgrnam(group_name);
-		if (!gr && !sl_number(sl_of(group_name), UINT32_MAX - 1, &n)) {
-			log_event(LOG_ERR, "user \"%s\": there is no such group as \"%s\"", cf->user,
-					  group_name);
-			return -1;
-		}
-		j->gid = gr ? gr->gr_gid : (gid_t)n;
-	}
-	j->user = true;
-	return 0;
-}
-
-static int jail_fault(const char *what)
-{
-	log_event(LOG_ERR, "can't give up privileges: %s: %s", what, strerror(errno));
-	return -1;
-}
-
-/* Drops what is left of root's powers, whatever the user. Without root there is nothing to drop,
- * and a failure is fine. */
-static void jail_capabilities(void)
-{
-	struct {
-		uint32_t version;
-		int pid;
-	} head = {0x20080522, 0}; /* _LINUX_CAPABILITY_VERSION_3 */
-	uint32_t none[6] = {0};
-
-	for (unsigned long cap = 0; cap < 64; cap++)
-		(void)prctl(PR_CAPBSET_DROP, cap, 0, 0, 0);
-	(void)syscall(SYS_capset, &head, none);
-}
-
-/* Goes in. 0, or -1 after saying which step failed. */
-static int jail_enter(const struct jail *j)
-{
-	struct rlimit none = {0, 0};
-
-	if (j->root && (chroot(j->root) < 0 || chdir("/") < 0))
-		return jail_fault("chroot");
-	if (j->user) {
-		if (geteuid() == 0 &&
-			(j->name[0] && !j->root ? initgroups(j->name, j->gid) : setgroups(0, NULL)) < 0)
-			return jail_fault("setgroups");
-		if (setgid(j->gid) < 0)
-			return jail_fault("setgid");
-		if (setuid(j->uid) < 0)
-			return jail_fault("setuid");
-		if (j->uid != 0 && setuid(0) == 0) {
-			errno = EPERM;
-			return jail_fault("root could be had again");
-		}
-		if (j->uid != 0)
-			jail_capabilities();
-	}
-	(void)prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0);
-	(void)setrlimit(RLIMIT_CORE, &none); /* a core would hold private keys */
-	return 0;
-}
-
-/* Could the user read a file later? Judged by its owner, group and mode. */
-static bool jail_reads(const struct jail *j, const char *path)
-{
-	struct stat st;
-
-	if (stat(path, &st) < 0)
-		return true; /* what is not there yet was said elsewhere */
-	unsigned mode = (unsigned)st.st_mode;
-	return j->uid == 0 || (st.st_uid == j->uid	 ? mode & 0400
-						   : st.st_gid == j->gid ? mode & 040
-												 : mode & 04);
-}
-
-static void jail_warn_file(const struct jail *j, const char *path)
-{
-	if (path && *path && !jail_reads(j, path))
-		log_event(LOG_WARN, "warning: %s will not be readable on HUP for the user given", path);
-}
-
-/* What a person should know: that it stays root, or which files HUP will not be able to read. Call
- * before jail_enter. */
-static void jail_warnings(const struct conf *cf, const struct jail *j)
-{
-	if (geteuid() == 0 && (!j->user || j->uid == 0))
-		log_event(LOG_WARN, "warning: it runs as root; --user NAME gives that up after the start");
-	if (j->root)
-		log_event(LOG_WARN, "warning: after chroot to %s, HUP reads files below it only", j->root);
-	if (!j->user)
-		return;
-	for (size_t i = 0; i < cf->files.n; i++)
-		jail_warn_file(j, cf->files.v[i]);
-	for (size_t i = 0; i < cf->cert.n; i++) {
-		char path[PATH_MAX];
-		struct sl rest = sl_of(cf->cert.v[i]), one;
-		while (sl_cut(&rest, ',', &one)) {
-			(void)snprintf(path, sizeof path, "%.*s", (int)one.n, one.p);
-			jail_warn_file(j, path);
-		}
-	}
-	for (size_t i = 0; i < cf->nroute; i++)
-		jail_warn_file(j, cf->route[i]->auth_file);
-}
-
 /* ==[ LIFE ]============================================= prefix: life_ ==
  * Start, signals, reload as a transaction, drain.
  * Owns: struct rp.
  * Fails: the start with an exit status; a reload with -1 and everything as it was.
- * Door: life_open life_close life_reload life_drain life_signals life_second
+ * Door: life_open life_close life_reload life_drain life_signals life_second life_may_accept
  */
 
 static bool life_any(const struct conf *cf, enum target_kind kind)
@@ -12477,17 +12641,23 @@ static uint64_t life_bytes(const struct conf *cf)
 /* All memory of the data path, at once. 0 or -1. */
 static int life_pools(struct rp *rp, const struct conf *cf)
 {
-	uint32_t need = cf->max_conns * 2 + NET_LISTENERS + 64 + RP_SPARE_FDS;
+	uint32_t other = (uint32_t)cf->nlisten + 16 + RP_SPARE_FDS;
+	uint32_t need = net_conns(cf->max_conns) + other;
 	uint32_t have = sys_descriptors(need);
 
-	if (have < need)
-		log_event(LOG_WARN, "warning: %u descriptors are allowed, max-conns %u may need %u", have,
-				  cf->max_conns, need);
 	rp->gate = gate_open(cf->max_conns);
 	if (!rp->gate || net_open(rp, cf) < 0 || tx_open_pool(rp, cf->max_conns) < 0 ||
 		tls_open_room(&rp->tls, cf->max_conns + 4, cf->max_conns + 64, cf->session_cache) < 0) {
 		log_event(LOG_ERR, "there is no memory for max-conns %u", cf->max_conns);
 		return -1;
+	}
+	if (have < need) { /* so that what reload, log and helpers need is always left */
+		rp->nfree = have > other + 16 ? have - other : 16;
+		rp->max_client = rp->nfree < rp->max_client * 2 + 8 ? rp->nfree / 2 - 4 : rp->max_client;
+		log_event(LOG_WARN,
+				  "warning: %u descriptors are allowed, max-conns %u may need %u; at most "
+				  "%u clients are served at once",
+				  have, cf->max_conns, need, rp->max_client);
 	}
 	return 0;
 }
@@ -12499,62 +12669,140 @@ static const char *life_kind(enum cf_listen_kind kind)
 	return kinds[kind];
 }
 
-/* Opens a listener or says why not. */
-static int life_listen(const struct cf_listen *l, struct net_listener *out)
+/* Is there room for one more connection from this listener? */
+static bool life_may_accept(const struct rp *rp, const struct net_listener *l)
+{
+	return rp->now >= rp->accept_after && rp->nfree > 1 && rp->nfree_tx &&
+		   rp->nclient < rp->max_client + (l->kind == LS_STATUS ? 4 : 0);
+}
+
+/* Closes a listener, but not on those who wait in its queue: for them TCP is connected. */
+static void life_unlisten(struct rp *rp, struct net_listener *l)
+{
+	struct conn *c;
+
+	while (l->fd >= 0 && life_may_accept(rp, l) && (c = net_accept(rp, l)))
+		tx_accept(rp, c);
+	net_unlisten(l);
+}
+
+/* Says that a listener is there, with its real port. */
+static void life_listening(const struct net_listener *l)
 {
 	char text[56];
 
-	if (net_listen(l, out) == 0)
-		return 0;
 	(void)addr_print(&l->addr, true, text);
-	log_event(LOG_ERR, "can't listen on %s %s: %s%s", life_kind(l->kind), text, strerror(errno),
-			  errno == EADDRINUSE
-				  ? "; another program has this port, give it up there or use another here"
-			  : errno == EACCES ? "; ports below 1024 need root at the start"
-								: "");
+	log_event(LOG_ERR, "listening %s %s", life_kind(l->kind), text);
+}
+
+/* The listeners of a snapshot that is not live yet. */
+struct life_ports {
+	uint32_t n;
+	struct net_listener next[NET_LISTENERS];
+	uint32_t from[NET_LISTENERS]; /* which old one it is */
+	bool kept[NET_LISTENERS];	  /* of the old ones: goes on */
+	bool shut[NET_LISTENERS];	  /* of the old ones: was in the way, and is closed */
+};
+
+/* Looks for an old listener with the address of a new one. The kind may change where the port has a
+ * name: then the socket is taken over, since a second one could not be bound beside it. */
+static uint32_t life_old(const struct rp *rp, const struct life_ports *p, const struct cf_listen *l)
+{
+	uint32_t at = 0;
+
+	while (at < rp->nls && (p->kept[at] || (!l->addr.port && rp->ls[at].kind != l->kind) ||
+							memcmp(&rp->ls[at].asked, &l->addr, sizeof l->addr) != 0))
+		at++;
+	return at;
+}
+
+/* Closes the old listeners of a port that are not kept. */
+static bool life_make_way(struct rp *rp, struct life_ports *p, uint16_t port)
+{
+	bool any = false;
+
+	for (uint32_t i = 0; i < rp->nls && port; i++)
+		if (!p->kept[i] && !p->shut[i] && rp->ls[i].addr.port == port) {
+			life_unlisten(rp, &rp->ls[i]);
+			any = p->shut[i] = true;
+		}
+	return any;
+}
+
+/* Opens a listener or says why not. Where an old one of ours is in the way ([::]:80 and 0.0.0.0:80,
+ * say) it is closed before: EADDRINUSE tells that we may bind the port, so it can be had again. */
+static int life_listen(struct rp *rp, struct life_ports *p, const struct cf_listen *l)
+{
+	char text[56], where[600] = "";
+
+	if (net_listen(l, &p->next[p->n]) == 0 ||
+		(errno == EADDRINUSE && life_make_way(rp, p, l->addr.port) &&
+		 net_listen(l, &p->next[p->n]) == 0))
+		return 0;
+	int err = errno;
+	(void)addr_print(&l->addr, true, text);
+	if (l->file)
+		(void)snprintf(where, sizeof where, "%.500s:%u: ", l->file, l->line);
+	log_event(
+		LOG_ERR, "%scan't listen on %s %s: %s%s", where, life_kind(l->kind), text, strerror(err),
+		err == EADDRINUSE ? "; another program has this port, give it up there or use another here"
+		: err == EACCES	  ? "; ports below 1024 need root at the start"
+						  : "");
 	return -1;
 }
 
-/* Opens what is new, keeps what stays, closes what is gone: all or nothing. */
-static int life_listeners(struct rp *rp, const struct conf *cf)
+/* The new listeners are not wanted after all. */
+static void life_ports_undo(struct rp *rp, struct life_ports *p)
 {
-	struct net_listener next[NET_LISTENERS];
-	bool kept[NET_LISTENERS] = {false};
-	uint32_t n = 0;
+	for (uint32_t i = 0; i < p->n; i++)
+		if (p->from[i] == rp->nls)
+			net_unlisten(&p->next[i]);
+	for (uint32_t i = 0; i < rp->nls; i++) {
+		struct net_listener *old = &rp->ls[i];
+		struct cf_listen l = {.kind = old->kind, .addr = old->asked};
+		if (p->shut[i] && net_listen(&l, old) < 0)
+			log_event(LOG_ERR, "can't listen on port %u again: %s", old->addr.port,
+					  strerror(errno));
+	}
+}
 
+/* Opens what is new beside what there is; 0, or -1 and all is as it was. */
+static int life_ports_open(struct rp *rp, const struct conf *cf, struct life_ports *p)
+{
+	*p = (struct life_ports){.n = 0};
 	if (cf->nlisten > NET_LISTENERS) {
 		log_event(LOG_ERR, "%zu listeners; at most %d fit", cf->nlisten, NET_LISTENERS);
 		return -1;
 	}
-	for (; n < cf->nlisten; n++) {
-		uint32_t old = 0;
-		const struct cf_listen *l = &cf->listen[n];
-		while (old < rp->nls && (kept[old] || rp->ls[old].kind != l->kind ||
-								 memcmp(&rp->ls[old].asked, &l->addr, sizeof l->addr) != 0))
-			old++;
+	for (size_t i = 0; i < cf->nlisten; i++) {
+		uint32_t old = p->from[i] = life_old(rp, p, &cf->listen[i]);
+		if (old < rp->nls)
+			p->kept[old] = true;
+	}
+	for (; p->n < cf->nlisten; p->n++) {
+		uint32_t old = p->from[p->n];
 		if (old < rp->nls) {
-			kept[old] = true;
-			next[n] = rp->ls[old];
-		} else if (life_listen(l, &next[n]) < 0) {
-			break;
+			p->next[p->n] = rp->ls[old];
+			p->next[p->n].kind = cf->listen[p->n].kind;
+		} else if (life_listen(rp, p, &cf->listen[p->n]) < 0) {
+			life_ports_undo(rp, p);
+			return -1;
 		}
 	}
-	bool whole = n == cf->nlisten;
-	for (uint32_t i = 0; i < rp->nls && whole; i++)
-		if (!kept[i])
-			net_unlisten(&rp->ls[i]);
-	for (uint32_t i = 0; i < n && !whole; i++) {
-		bool ours = false;
-		for (uint32_t k = 0; k < rp->nls; k++)
-			ours |= rp->ls[k].fd == next[i].fd;
-		if (!ours)
-			net_unlisten(&next[i]);
-	}
-	if (!whole)
-		return -1;
-	memcpy(rp->ls, next, n * sizeof *next);
-	rp->nls = n;
 	return 0;
+}
+
+/* From now on they are the listeners; those that are named no longer are closed. */
+static void life_ports_swap(struct rp *rp, struct life_ports *p)
+{
+	for (uint32_t i = 0; i < rp->nls; i++)
+		if (!p->kept[i] && !p->shut[i])
+			life_unlisten(rp, &rp->ls[i]);
+	for (uint32_t i = 0; i < p->n; i++)
+		if (p->from[i] == rp->nls)
+			life_listening(&p->next[i]);
+	memcpy(rp->ls, p->next, p->n * sizeof *p->next);
+	rp->nls = p->n;
 }
 
 static void life_acme(struct rp *rp, const struct conf *cf)
@@ -12570,53 +12818,112 @@ static void life_acme(struct rp *rp, const struct conf *cf)
 /* What a person who starts it wants to read. */
 static void life_greet(struct rp *rp)
 {
-	char text[56];
-
-	for (uint32_t i = 0; i < rp->nls; i++) {
-		(void)addr_print(&rp->ls[i].addr, true, text);
-		log_event(LOG_WARN, "listening %s %s", life_kind(rp->ls[i].kind), text);
-	}
 	log_event(LOG_WARN, "memory: at most %llu KB for %u connections",
 			  (unsigned long long)(life_bytes(rp->cf) / 1024), rp->cf->max_conns);
-	log_event(LOG_WARN, "ready");
+	log_event(LOG_ERR, "ready");
 	log_started();
 	sys_notify(rp->notify, "READY=1");
 }
 
-/* The order: open, read, fork, listen, give up privileges, speak. 0, or the exit status. */
-static int life_start(struct rp *rp, struct conf *cf)
-{
-	struct jail jail;
+/* What a snapshot takes beside the one that is live, while it is not certain that it will be. */
+struct life_next {
+	struct crt_set *certs;
+	struct life_ports ports;
+	unsigned helpers; /* that ran before */
+	int pid;
+};
 
-	if (jail_prepare(cf, &jail) < 0)
-		return 2;
-	if (log_open(cf->log, (enum log_level)cf->log_level) < 0) {
-		log_event(LOG_ERR, "can't log to %s: %s", cf->log, strerror(errno));
-		return 1;
-	}
-	if (life_load(cf, NULL, &rp->certs) < 0)
-		return 2;
-	if (!(rp->dns = dns_start(life_helpers(cf)))) {
-		log_event(LOG_ERR, "can't start a helper process: %s", strerror(errno));
-		return 1;
-	}
-	if (life_pools(rp, cf) < 0 || life_listeners(rp, cf) < 0)
-		return 1;
+static int life_fault(const char *what, const char *which)
+{
+	log_event(LOG_ERR, "can't %s%s: %s", what, which, strerror(errno));
+	return -1;
+}
+
+/* Takes a step back. */
+static void life_undo(struct rp *rp, struct conf *cf, struct life_next *n)
+{
+	if (n->pid != rp->pid)
+		sys_pid_end(n->pid, cf->pid_file);
+	dns_trim(rp->dns, n->helpers);
+	up_drop(rp, cf);
+}
+
+/* Opens all that a snapshot names, beside what there is. 0, or -1 and all is as it was: the log is
+ * opened last, since it can't be closed again unseen. */
+static int life_take(struct rp *rp, struct conf *cf, struct life_next *n)
+{
+	const char *was = rp->cf ? rp->cf->pid_file : NULL;
+
+	n->pid = rp->pid;
+	n->helpers = dns_running(rp->dns);
 	if (up_hold(rp, cf) < 0) {
 		log_event(LOG_ERR, "out of memory");
-		return 1;
+		goto undo;
 	}
+	if (dns_need(rp->dns, life_helpers(cf)) < 0) {
+		(void)life_fault("start a helper process", "");
+		goto undo;
+	}
+	if (!cf->pid_file)
+		n->pid = -1;
+	else if (!(was && strcmp(was, cf->pid_file) == 0) &&
+			 (n->pid = sys_pid_file(cf->pid_file)) < 0) {
+		(void)life_fault("write pid-file ", cf->pid_file);
+		goto undo;
+	}
+	if (life_ports_open(rp, cf, &n->ports) < 0)
+		goto undo;
+	if (log_open(cf->log, (enum log_level)cf->log_level) == 0)
+		return 0;
+	(void)life_fault("log to ", cf->log);
+	life_ports_undo(rp, &n->ports);
+undo:
+	life_undo(rp, cf, n);
+	return -1;
+}
+
+/* The moment at which a snapshot goes live; nothing can fail any more. */
+static void life_swap(struct rp *rp, struct conf *cf, struct life_next *n)
+{
+	struct conf *old = rp->cf;
+
+	life_ports_swap(rp, &n->ports);
+	if (n->pid != rp->pid)
+		sys_pid_end(rp->pid, old ? old->pid_file : NULL);
+	rp->pid = n->pid;
 	rp->cf = cf;
-	if (cf->pid_file && sys_pid_file(cf->pid_file) < 0) {
-		log_event(LOG_ERR, "can't write pid-file %s: %s", cf->pid_file, strerror(errno));
+	tx_drop_conf(rp, old);
+	crt_drop(rp->certs);
+	rp->certs = n->certs;
+	life_acme(rp, cf);
+	life_warn_uncovered(cf, rp->certs);
+}
+
+/* The order: read, fork, open, give up privileges, speak. 0, or the exit status. */
+static int life_start(struct rp *rp, struct conf *cf)
+{
+	struct life_next next;
+	struct jail jail;
+
+	if (jail_prepare(cf, &jail) < 0 || life_load(cf, NULL, &next.certs) < 0)
+		return 2;
+	if (!(rp->dns = dns_start(0))) {
+		log_event(LOG_ERR, "out of memory");
+		crt_drop(next.certs);
 		return 1;
 	}
-	life_acme(rp, cf);
+	dns_confine(rp->dns, &jail);
+	if (life_pools(rp, cf) < 0 || life_take(rp, cf, &next) < 0) {
+		crt_drop(next.certs);
+		return 1;
+	}
+	life_swap(rp, cf, &next);
 	rp->notify = sys_notify_open();
+	if (jail.user)
+		log_give(jail.uid, jail.gid);
 	jail_warnings(cf, &jail);
 	if (jail_enter(&jail) < 0)
 		return 1;
-	life_warn_uncovered(cf, rp->certs);
 	crt_warn_expiry(rp->certs, sys_wall());
 	rp->warned_day = sys_wall() / 86400;
 	if (sys_wall() < RP_CLOCK_SANE && life_any(cf, TG_HTTPS))
@@ -12636,10 +12943,10 @@ static void life_close(struct rp *rp)
 	tx_drain_end(rp);
 	net_close_all(rp);
 	tx_close_pool(rp);
-	if (rp->cf && rp->cf->pid_file)
-		sys_unlink(rp->cf->pid_file);
-	if (rp->cf)
+	if (rp->cf) {
+		sys_pid_end(rp->pid, rp->cf->pid_file);
 		tx_drop_conf(rp, rp->cf);
+	}
 	up_close(rp);
 	tls_close_room(rp->tls);
 	crt_drop(rp->certs);
@@ -12681,9 +12988,10 @@ static int life_check(struct conf *cf)
  * to run. */
 static struct rp *life_open(int argc, char **argv, int *status)
 {
-	struct conf *cf = cf_load(argc, argv);
 	struct rp *rp = NULL;
 
+	sys_std();
+	struct conf *cf = cf_load(argc, argv);
 	*status = cf ? 2 : 1;
 	if (!cf)
 		goto out;
@@ -12702,7 +13010,7 @@ static struct rp *life_open(int argc, char **argv, int *status)
 		goto out;
 	rp->argc = argc;
 	rp->argv = argv;
-	rp->acme = rp->notify = -1;
+	rp->acme = rp->notify = rp->pid = -1;
 	rp->started = sys_wall();
 	rp->now = sys_now();
 	*status = life_start(rp, cf);
@@ -12710,63 +13018,76 @@ static struct rp *life_open(int argc, char **argv, int *status)
 		return rp;
 	if (rp->cf)
 		cf = NULL; /* it is rp's by now */
-	else
-		up_drop(rp, cf);
 	life_close(rp);
 out:
 	life_discard(cf);
 	return NULL;
 }
 
-/* What was sized at the start stays so. */
-static void life_keep_sizes(const struct conf *old, struct conf *cf)
+static bool life_differs(const char *a, const char *b)
 {
-	if (cf->max_conns != old->max_conns || cf->session_cache != old->session_cache)
-		log_event(LOG_WARN, "max-conns and session-cache change with a restart only");
-	if (cf->head_max > old->head_max)
-		log_event(LOG_WARN, "a larger head-max needs a restart");
+	return a && b ? strcmp(a, b) != 0 : a != b;
+}
+
+static void life_restart(bool changed, const char *option)
+{
+	if (changed)
+		log_event(LOG_WARN, "%s changes with a restart only", option);
+}
+
+/* What was sized or given up at the start stays so. */
+static void life_keep_sizes(const struct rp *rp, struct conf *cf)
+{
+	const struct conf *old = rp->cf;
+	uint64_t head_max = rp->pool.cap - RP_HEAD_SLACK;
+
+	life_restart(cf->max_conns != old->max_conns, "max-conns");
+	life_restart(cf->session_cache != old->session_cache, "session-cache");
+	life_restart(cf->head_max > head_max, "a larger head-max");
+	life_restart(life_differs(cf->user, old->user), "user");
+	life_restart(life_differs(cf->chroot_dir, old->chroot_dir), "chroot");
 	cf->max_conns = old->max_conns;
 	cf->session_cache = old->session_cache;
-	cf->head_max = cf->head_max < old->head_max ? cf->head_max : old->head_max;
+	cf->head_max = cf->head_max < head_max ? cf->head_max : head_max;
 }
 
 /* Builds a new snapshot beside the old and swaps; on any error all of the old stays. 0 or -1. */
 static int life_reload(struct rp *rp)
 {
-	struct conf *cf = cf_load(rp->argc, rp->argv), *old = rp->cf;
-	struct crt_set *certs = NULL;
+	struct conf *cf = cf_load(rp->argc, rp->argv);
+	struct life_next next = {.certs = NULL};
 
-	if (!cf || cf->faults || cf->action != CF_SERVE || life_load(cf, rp->certs, &certs) < 0)
-		goto bad;
-	life_keep_sizes(old, cf);
-	if (dns_need(rp->dns, life_helpers(cf)) < 0 || up_hold(rp, cf) < 0)
-		goto bad;
-	if (log_open(cf->log, (enum log_level)cf->log_level) < 0) {
-		log_event(LOG_ERR, "can't log to %s: %s", cf->log, strerror(errno));
-		goto unhold;
+	if (!cf)
+		log_event(LOG_ERR, "out of memory");
+	else if (!cf->faults && cf->action == CF_SERVE && life_load(cf, rp->certs, &next.certs) == 0) {
+		life_keep_sizes(rp, cf);
+		if (life_take(rp, cf, &next) == 0) {
+			life_swap(rp, cf, &next);
+			log_event(LOG_INFO, "reloaded");
+			return 0;
+		}
 	}
-	if (life_listeners(rp, cf) < 0) {
-		(void)log_open(old->log, (enum log_level)old->log_level);
-		goto unhold;
-	}
-	rp->cf = cf;
-	tx_drop_conf(rp, old);
-	crt_drop(rp->certs);
-	rp->certs = certs;
-	life_acme(rp, cf);
-	life_warn_uncovered(cf, certs);
-	log_event(LOG_INFO, "reloaded");
-	return 0;
-unhold:
-	up_drop(rp, cf);
-bad:
-	crt_drop(certs);
+	crt_drop(next.certs);
 	life_discard(cf);
 	log_event(LOG_ERR, "reload failed: the old configuration serves on");
 	return -1;
 }
 
-/* Stops accepting. Idle connections close at once; what is under way has --drain-timeout. */
+/* HUP. What is said is never folded: it is an answer. systemd waits for the READY. */
+static void life_hup(struct rp *rp)
+{
+	char text[64];
+
+	log_fresh();
+	(void)snprintf(text, sizeof text, "RELOADING=1\nMONOTONIC_USEC=%llu",
+				   (unsigned long long)(sys_now() + 1) * 1000);
+	sys_notify(rp->notify, text);
+	(void)life_reload(rp);
+	sys_notify(rp->notify, "READY=1");
+}
+
+/* Stops accepting. Connections that wait for a next request close at once, unless it is there; new
+ * ones have a moment for their first; what is under way has --drain-timeout. */
 static void life_drain(struct rp *rp)
 {
 	if (rp->draining)
@@ -12774,15 +13095,22 @@ static void life_drain(struct rp *rp)
 	rp->draining = true;
 	tm_set(&rp->drain_due, rp->now, rp->cf->drain_ms);
 	sys_notify(rp->notify, "STOPPING=1");
+	for (uint32_t i = 0; i < rp->nlive; i++) {
+		struct conn *c = rp->live[i];
+		if (c->kind == CO_IDLE && c->phase != CP_FREE)
+			up_retire(rp, c);
+		if (c->kind != CO_CLIENT || c->t || c->phase == CP_LINGER || c->phase == CP_FREE)
+			continue;
+		if (c->served && !buf_len(&c->in) && sys_peek(c->fd) <= 0)
+			tx_hangup(rp, c);
+	}
 	for (uint32_t i = 0; i < rp->nls; i++)
-		net_unlisten(&rp->ls[i]);
+		life_unlisten(rp, &rp->ls[i]);
 	rp->nls = 0;
 	for (uint32_t i = 0; i < rp->nlive; i++) {
 		struct conn *c = rp->live[i];
-		if (c->kind == CO_CLIENT && !c->t && c->phase != CP_LINGER && !buf_len(&c->in))
-			tx_hangup(rp, c);
-		else if (c->kind == CO_IDLE && c->phase != CP_FREE)
-			up_retire(rp, c);
+		if (c->kind == CO_CLIENT && !c->t && c->phase != CP_LINGER && c->phase != CP_FREE)
+			tx_wait(rp, c, rp->cf->idle_ms);
 	}
 }
 
@@ -12793,10 +13121,10 @@ static void life_signals(struct rp *rp)
 
 	if (!set)
 		return;
-	if (set & SYS_HUP)
-		(void)life_reload(rp);
+	if ((set & SYS_HUP) && !rp->draining)
+		life_hup(rp);
 	if ((set & SYS_USR1) && log_reopen() < 0)
-		log_event(LOG_ERR, "can't reopen the log: %s", strerror(errno));
+		(void)life_fault("open again ", rp->cf->log);
 	if (set & SYS_USR2)
 		tx_list(rp);
 	if (set & SYS_TERM)
@@ -12866,12 +13194,6 @@ static void loop_poll(struct pollfd *p, int fd, short events)
 	*p = (struct pollfd){.fd = fd, .events = events};
 }
 
-static bool loop_may_accept(const struct rp *rp, const struct net_listener *l)
-{
-	return rp->now >= rp->accept_after && rp->nfree > 1 && rp->nfree_tx &&
-		   rp->nclient < rp->max_client + (l->kind == LS_STATUS ? 4 : 0);
-}
-
 static void loop_sooner(uint64_t *due, uint64_t at)
 {
 	if (at && (!*due || at < *due))
@@ -12902,7 +13224,7 @@ static int loop_fill(struct rp *rp)
 	loop_poll(&rp->pfd[LOOP_NAMES], dns_fd(rp->dns, DNS_NAME), POLLIN);
 	loop_poll(&rp->pfd[LOOP_HASHES], dns_fd(rp->dns, DNS_HASH), POLLIN);
 	for (uint32_t k = 0; k < rp->nls; k++)
-		loop_poll(&rp->pfd[LOOP_LISTENERS + k], loop_may_accept(rp, &rp->ls[k]) ? rp->ls[k].fd : -1,
+		loop_poll(&rp->pfd[LOOP_LISTENERS + k], life_may_accept(rp, &rp->ls[k]) ? rp->ls[k].fd : -1,
 				  POLLIN);
 	loop_sooner(&due, rp->accept_after > rp->now ? rp->accept_after : 0);
 	loop_sooner(&due, rp->drain_due);
@@ -12988,7 +13310,7 @@ static void loop_accept(struct rp *rp)
 	for (uint32_t k = 0; k < rp->nls; k++) {
 		if (!rp->pfd[LOOP_LISTENERS + k].revents)
 			continue;
-		for (int n = 0; n < 16 && loop_may_accept(rp, &rp->ls[k]); n++) {
+		for (int n = 0; n < 16 && life_may_accept(rp, &rp->ls[k]); n++) {
 			struct conn *c = net_accept(rp, &rp->ls[k]);
 			if (!c)
 				break;

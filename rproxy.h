@@ -256,13 +256,13 @@ struct conf {
  * CERT   crt_   chains, keys and names
  * TLS    tls_   BearSSL contexts and the non-blocking pump
  * NET    net_   listen, accept, dial, read, write, PROXY header
+ * JAIL   jail_  giving up privileges
  * DNS    dns_   the helper process: names and password hashes
  * UP     up_    targets: pool, health, wake
  * GATE   gate_  who is calling, and may they
  * REPLY  rep_   our own answers
  * TUN    tun_   two connections, two half-closes
  * TX     tx_    one transaction
- * JAIL   jail_  giving up privileges
  * LIFE   life_  start, signals, reload, drain
  * LOOP   loop_  poll, dispatch, reap
  * MAIN   rp_    the five functions below

@@ -651,12 +651,16 @@ static uint32_t sys_descriptors(uint32_t want)
 static int sys_pid_file(const char *path)
 {
 	(void)path;
-	return 0;
+	return -1;
 }
 
-static void sys_unlink(const char *path)
+static void sys_pid_end(int fd, const char *path)
 {
-	(void)path;
+	(void)fd, (void)path;
+}
+
+static void sys_std(void)
+{
 }
 
 static int sys_notify_open(void)
