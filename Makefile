@@ -31,7 +31,7 @@ need-debug := gcc libc6-dev libcrypt-dev
 need-demo := nginx-light curl openssl python3 python3-websockets
 need-fuzz := clang-14 libclang-rt-14-dev
 need-check := $(need-demo) $(need-debug) python3-pytest python3-hypothesis python3-cryptography \
-	wget gnutls-bin clang-14 clang-format-14 cppcheck binutils iproute2 procps busybox shellcheck \
+	wget gnutls-bin clang-14 libclang-rt-14-dev clang-format-14 cppcheck binutils iproute2 procps busybox shellcheck \
 	chromium chromium-driver
 need-bench := wrk nginx-light haproxy valgrind openssl curl python3 util-linux
 
@@ -120,6 +120,8 @@ debug_flags := -std=c11 -g -O1 -fno-omit-frame-pointer -DRP_DEBUG=1 \
 debug_lib := $(if $(SYSTEM),,build/debug/libbearssl.a)
 debug_libs := $(debug_lib) $(if $(SYSTEM),-lbearssl) -lcrypt
 debug_needs := rproxy.h Makefile $(debug_lib) | build/.need-debug
+# What then runs for a second only is compiled by whoever is quickest at it.
+quick := $(or $(notdir $(shell command -v clang-14)),$(debug_cc)) $(debug_flags) -O0
 
 units := $(patsubst tests/%.c,%,$(wildcard tests/unit_*.c))
 sims := $(patsubst tests/%.c,%,$(wildcard tests/sim_*.c))
@@ -240,11 +242,15 @@ build/.need-%: Makefile
 
 build/tests/%: tests/%.c rproxy.c $(wildcard tests/*.h) $(debug_needs)
 	@mkdir -p $(@D)
+	$(quick) $(include) -o $@ $< $(debug_libs)
+
+build/tests/sim_%: tests/sim_%.c rproxy.c $(wildcard tests/*.h) $(debug_needs)
+	@mkdir -p $(@D)
 	$(debug_cc) $(debug_flags) $(include) -o $@ $< $(debug_libs)
 
 build/fuzz-quick/%: tests/fuzz_%.c tests/fuzz_main.c rproxy.c $(wildcard tests/*.h) $(debug_needs)
 	@mkdir -p $(@D)
-	$(debug_cc) $(debug_flags) $(include) -o $@ $< tests/fuzz_main.c $(debug_libs)
+	$(quick) $(include) -o $@ $< tests/fuzz_main.c $(debug_libs)
 
 build/fuzz/%: tests/fuzz_%.c rproxy.c $(wildcard tests/*.h) $(debug_needs) build/.need-fuzz
 	@mkdir -p $(@D)
@@ -273,6 +279,8 @@ lint: $(BIN) build/.need-check ## warnings, format, cppcheck, order and doors of
 	@$(PYTHON) tests/lint.py $(BEARSSL_DIR)/inc $(BIN)
 
 check: build/.need-check $(BIN) build/rproxy-debug ## every test; the last line counts them
+	-@$(MAKE) -s -k -j$(JOBS) $(units:%=build/tests/%) $(sims:%=build/tests/%) \
+		$(fuzzers:%=build/fuzz-quick/%)
 	@$(each) $(foreach t,lint unit sim fuzz-quick behaviour behaviour-release spec,\
 		"$(MAKE) -s $t")
 
