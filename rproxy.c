@@ -5250,6 +5250,7 @@ struct crt_set {
 struct crt_info {
 	struct sl name; /* the first name; borrows from the set */
 	int64_t not_after, not_before;
+	const char *file; /* borrows from the set */
 };
 
 struct crt_anchors {
@@ -5989,8 +5990,8 @@ static bool crt_each(const struct crt_set *set, size_t i, struct crt_info *out)
 		return false;
 	const struct crt_x509 *ee = &set->pair[i]->ee;
 	struct sl name = crt_first_name(ee->san);
-	*out =
-		(struct crt_info){name.n ? name : sl_of(set->pair[i]->file), ee->not_after, ee->not_before};
+	const char *file = set->pair[i]->file;
+	*out = (struct crt_info){name.n ? name : sl_of(file), ee->not_after, ee->not_before, file};
 	return true;
 }
 
@@ -9807,11 +9808,11 @@ RP_SELDOM
 
 /* ==[ REPLY ]============================================ prefix: rep_ ==
  * Our own answers: error pages, redirects, challenge files, the status page and metrics. They are
- * written into a buffer; who sends them is no business of this room. No page names an address, a
- * port, a product or a version.
+ * written into a buffer; who sends them is no business of this room. No page for visitors names an
+ * address, a port, a product or a version.
  * Owns: nothing.  Fails: b->over when the buffer is too small.
  * Spec: RFC 9110 15, RFC 8555 8.3, Prometheus text format 0.0.4.
- * Door: rep_text rep_begin rep_end rep_page rep_challenge rep_status rep_status_type rep_esc
+ * Door: rep_text rep_begin rep_end rep_page rep_challenge rep_status rep_status_type
  */
 
 static const struct rep_code {
@@ -9947,23 +9948,29 @@ static const char *rep_status_type(enum rep_form form)
 	return types[form];
 }
 
-/* Text for HTML. */
-static void rep_esc(struct sb *b, const char *s)
-{
-	for (; *s; s++) {
-		if (*s == '<' || *s == '&')
-			sb_str(b, *s == '<' ? "&lt;" : "&amp;");
-		else
-			sb_chr(b, *s);
-	}
-}
+/* What the page consists of, in this order: before it in HTML, before and after it in JSON, name and
+ * help of the metric that it is. All samples of one metric must stand together. */
+#define REP_PARTS(X)                                                                               \
+	X(HEAD, "", "", "", "", "")                                                                    \
+	X(ROUTES, "<h2>Routes</h2><table class=r>\n", ",\"routes\":[", "]", "target_up",               \
+	  "whether the target works")                                                                  \
+	X(SERVED, "", "", "", "target_served_total", "requests that the target answered")              \
+	X(FAILED, "", "", "", "target_failed_total", "requests and checks that failed there")          \
+	X(CERTS, "</table><h2>Certificates</h2><table>\n", ",\"certificates\":[", "]",                 \
+	  "certificate_not_after_seconds", "when the certificate expires, in unix time")               \
+	X(LISTENERS, "</table><h2>Listeners</h2><table>\n", ",\"listeners\":[", "]", "", "")           \
+	X(NUMBERS, "</table><h2>Numbers</h2><table class=n>\n", "", "", "", "")                        \
+	X(CLASSES, "", "", "", "answers_total", "answers by class")                                    \
+	X(REASONS, "</table><h2>Answers and cuts of the proxy itself</h2><table class=n>\n",           \
+	  ",\"reasons\":{", "}", "reasons_total", "why the proxy itself answered or cut a request")    \
+	X(TAIL, "</table>\n", "}\n", "", "", "")
 
-static void rep_quoted(struct sb *b, const char *s)
-{
-	sb_chr(b, '"');
-	sb_escape(b, sl_of(s), 300, true);
-	sb_chr(b, '"');
-}
+enum rep_part {
+#define X(NAME, html, json, end, metric, help) RP_PART_##NAME,
+	REP_PARTS(X)
+#undef X
+		RP_PART_COUNT
+};
 
 static const struct rep_number {
 	const char *name, *text;
@@ -9976,10 +9983,6 @@ static const struct rep_number {
 	{"refused_total", "client connections closed at once: over a limit", true},
 	{"requests_total", "requests so far", true},
 	{"body_bytes_total", "bytes of bodies sent to clients", true},
-	{"answers_2xx_total", "answers by class", true},
-	{"answers_3xx_total", "answers by class", true},
-	{"answers_4xx_total", "answers by class", true},
-	{"answers_5xx_total", "answers by class", true},
 };
 
 static uint64_t rep_number(const struct rp *rp, size_t i)
@@ -9990,191 +9993,399 @@ static uint64_t rep_number(const struct rp *rp, size_t i)
 							rp->accepted,
 							rp->refused,
 							rp->requests,
-							rp->bytes_out,
-							rp->by_class[2],
-							rp->by_class[3],
-							rp->by_class[4],
-							rp->by_class[5]};
+							rp->bytes_out};
 	_Static_assert(RP_LEN(all) == RP_LEN(rep_numbers), "one value for each name");
 	return all[i];
 }
 
-static void rep_status_begin(const struct rp *rp, enum rep_form form, struct sb *b)
+/* The length of the UTF-8 character that a text begins with, 0: it is none (RFC 3629 4). */
+static size_t rep_utf8(struct sl a)
 {
-	if (form == REP_HTML)
-		sb_str(b,
-			   "<!doctype html>\n<html lang=en><meta charset=utf-8><meta name=viewport "
-			   "content=\"width=device-width,initial-scale=1\"><meta http-equiv=refresh content=10>"
-			   "<title>rproxy</title>\n<style>body{font:1rem/1.5 system-ui,sans-serif;margin:2rem "
-			   "auto;max-width:50rem;padding:0 1rem}table{border-collapse:collapse;width:100%}td{"
-			   "border-top:1px solid #ccc;padding:.2rem .5rem;overflow-wrap:anywhere}</style>\n"
-			   "<h1>rproxy</h1>\n<table>\n");
-	else if (form == REP_JSON)
-		sb_fmt(b, "{\"version\":\"%s\"", RP_VERSION);
-	for (uint32_t i = 0; i < rp->nls && form != REP_METRICS; i++) {
-		static const char *const kinds[] = {"http", "https", "status"};
-		char text[56];
-		(void)addr_print(&rp->ls[i].addr, true, text);
-		if (form == REP_HTML)
-			sb_fmt(b, "<tr><td>listening<td>%s %s\n", kinds[rp->ls[i].kind], text);
-		else
-			sb_fmt(b, "%s{\"kind\":\"%s\",\"address\":\"%s\"}", i ? "," : ",\"listeners\":[",
-				   kinds[rp->ls[i].kind], text);
-	}
-	if (form == REP_JSON)
-		sb_str(b, "]");
+	uint8_t c = (uint8_t)a.p[0], d = a.n > 1 ? (uint8_t)a.p[1] : 0;
+	size_t n = c < 0x80 ? 1 : c < 0xc2 ? 0 : c < 0xe0 ? 2 : c < 0xf0 ? 3 : c < 0xf5 ? 4 : 0;
+
+	if (n > a.n || (c == 0xe0 && d < 0xa0) || (c == 0xed && d > 0x9f) || (c == 0xf0 && d < 0x90) ||
+		(c == 0xf4 && d > 0x8f))
+		return 0;
+	for (size_t i = 1; i < n; i++)
+		if ((a.p[i] & 0xc0) != 0x80)
+			return 0;
+	return n;
 }
 
-static void rep_status_number(const struct rp *rp, enum rep_form form, size_t i, struct sb *b)
+/* A text of any bytes: escaped for HTML, or as a string of JSON or of a label. */
+static void rep_text_of(struct sb *b, enum rep_form form, struct sl a)
 {
-	const struct rep_number *n = &rep_numbers[i];
-	unsigned long long v = rep_number(rp, i);
+	if (form != REP_HTML)
+		sb_chr(b, '"');
+	while (a.n) {
+		char c = a.p[0];
+		size_t n = rep_utf8(a);
+		if (!n || (uint8_t)c < ' ' || c == 0x7f)
+			sb_chr(b, '?');
+		else if (form == REP_HTML && (c == '<' || c == '&'))
+			sb_str(b, c == '<' ? "&lt;" : "&amp;");
+		else if (form != REP_HTML && (c == '"' || c == '\\'))
+			sb_fmt(b, "\\%c", c);
+		else
+			sb_put(b, sl_mk(a.p, n));
+		a = sl_rest(a, n ? n : 1);
+	}
+	if (form != REP_HTML)
+		sb_chr(b, '"');
+}
+
+/* One sample of a number that stands alone. */
+static void rep_put_number(struct sb *b, enum rep_form form, const struct rep_number *n, uint64_t v)
+{
+	unsigned long long value = v;
 
 	if (form == REP_HTML)
-		sb_fmt(b, "<tr><td>%s<td>%llu\n", n->name, v);
+		sb_fmt(b, "<tr><td>%s<td>%llu\n", n->text, value);
 	else if (form == REP_JSON)
-		sb_fmt(b, ",\"%s\":%llu", n->name, v);
+		sb_fmt(b, ",\"%s\":%llu", n->name, value);
 	else
 		sb_fmt(b, "# HELP rproxy_%s %s\n# TYPE rproxy_%s %s\nrproxy_%s %llu\n", n->name, n->text,
-			   n->name, n->counter ? "counter" : "gauge", n->name, v);
+			   n->name, n->counter ? "counter" : "gauge", n->name, value);
 }
 
-static void rep_status_why(const struct rp *rp, enum rep_form form, size_t i, struct sb *b)
+/* How many targets there are, and how many of them do not work. */
+static size_t rep_targets(const struct rp *rp, const struct conf *cf, size_t *bad)
+{
+	size_t n = 0;
+
+	*bad = 0;
+	for (size_t i = 0; i < cf->nroute; i++)
+		for (unsigned k = 0; k < cf->route[i]->ntarget; k++, n++)
+			*bad += up_is_out(rp, &cf->route[i]->target[k]);
+	return n;
+}
+
+static void rep_put_head(const struct rp *rp, const struct conf *cf, enum rep_form form,
+						 struct sb *b)
+{
+	uint64_t up = rep_number(rp, 0) / 60;
+	size_t bad, n = rep_targets(rp, cf, &bad);
+
+	if (form == REP_JSON)
+		sb_fmt(b, "{\"version\":\"%s\"", RP_VERSION);
+	if (form != REP_HTML)
+		return;
+	sb_str(
+		b,
+		"<!doctype html>\n<html lang=en><meta charset=utf-8><meta name=viewport "
+		"content=\"width=device-width,initial-scale=1\"><meta http-equiv=refresh content=10>"
+		"<title>rproxy</title>\n<style>body{font:1rem/1.4 system-ui,sans-serif;margin:1.5rem "
+		"auto;max-width:50rem;padding:0 1rem;color:#222;background:#fff}h1{font-size:1.5rem;"
+		"margin:0}h2{font-size:1rem;margin:1.8rem 0 .3rem}p{margin:.2rem 0}table{"
+		"border-collapse:collapse;width:100%}td{border-top:1px solid #8885;padding:.35rem 0;"
+		"vertical-align:top;overflow-wrap:anywhere}td+td{padding-left:1rem}.n td+td{"
+		"text-align:right;white-space:nowrap}small{opacity:.7;display:block}b{font-weight:600;color:#b30}i{"
+		"font-style:normal;color:#080}@media(prefers-color-scheme:dark){body{color:#ddd;"
+		"background:#1b1b1b}b{color:#f85}i{color:#6c6}}@media(max-width:34rem){.r td{"
+		"display:block}.r td:empty{display:none}.r td+td{border:0;padding:0 0 .35rem}}"
+		"</style>\n<h1>rproxy</h1>\n<p>");
+	if (bad)
+		sb_fmt(b, "<b>%zu of %zu targets do not work</b>\n", bad, n);
+	else
+		sb_fmt(b, "<i>%s</i>\n", n ? "All targets work" : "No targets");
+	sb_fmt(b, "<p><small>version %s, up for %llu d %llu h %llu min%s</small>\n", RP_VERSION,
+		   (unsigned long long)(up / 1440), (unsigned long long)(up / 60 % 24),
+		   (unsigned long long)(up % 60), rp->draining ? ", stopping" : "");
+}
+
+/* Row k of the routes: one for each target, and one for a route that has none. *i: which target. */
+static const struct route *rep_route(const struct conf *cf, size_t k, unsigned *i)
+{
+	for (size_t r = 0; r < cf->nroute; r++) {
+		unsigned n = cf->route[r]->ntarget ? cf->route[r]->ntarget : 1;
+		if (k < n) {
+			*i = (unsigned)k;
+			return cf->route[r];
+		}
+		k -= n;
+	}
+	return NULL;
+}
+
+/* 0 up; 1 left out because it failed a moment ago; 2 down, because its check fails. */
+static int rep_state(const struct rp *rp, const struct target *tg)
+{
+	return up_of(rp, tg)->down ? 2 : up_is_out(rp, tg);
+}
+
+static void rep_html_route(const struct rp *rp, const struct route *r, unsigned i, struct sb *b)
+{
+	static const char *const states[] = {"<i>up</i>", "<b>out</b>: it failed a moment ago",
+										 "<b>down</b>: its check fails"};
+
+	sb_str(b, "<tr><td>");
+	if (!i) {
+		rep_text_of(b, REP_HTML, sl_of(r->host));
+		rep_text_of(b, REP_HTML, sl_of(r->path));
+	}
+	sb_str(b, "<td>");
+	if (r->kind == RT_REDIRECT) {
+		sb_str(b, "redirect to ");
+		rep_text_of(b, REP_HTML, sl_of(r->redirect));
+	} else if (r->kind == RT_STATUS) {
+		sb_fmt(b, "status %d", r->status);
+	} else {
+		const struct up *u = up_of(rp, &r->target[i]);
+		rep_text_of(b, REP_HTML, sl_of(r->target[i].label));
+		sb_fmt(b, "<small>%s, %llu served, %llu failed</small>",
+			   states[rep_state(rp, &r->target[i])], (unsigned long long)u->served,
+			   (unsigned long long)u->failed);
+	}
+	sb_chr(b, '\n');
+}
+
+static void rep_json_route(const struct rp *rp, const struct route *r, unsigned i, bool first,
+						   struct sb *b)
+{
+	static const char *const states[] = {"up", "out", "down"};
+
+	if (!i) {
+		sb_fmt(b, "%s{\"host\":", first ? "" : ",");
+		rep_text_of(b, REP_JSON, sl_of(r->host));
+		sb_str(b, ",\"path\":");
+		rep_text_of(b, REP_JSON, sl_of(r->path));
+	}
+	if (r->kind == RT_REDIRECT) {
+		sb_str(b, ",\"redirect\":");
+		rep_text_of(b, REP_JSON, sl_of(r->redirect));
+	} else if (r->kind == RT_STATUS) {
+		sb_fmt(b, ",\"status\":%d", r->status);
+	} else {
+		const struct up *u = up_of(rp, &r->target[i]);
+		sb_str(b, i ? ",{\"target\":" : ",\"targets\":[{\"target\":");
+		rep_text_of(b, REP_JSON, sl_of(r->target[i].label));
+		sb_fmt(b, ",\"state\":\"%s\",\"served\":%llu,\"failed\":%llu}%s",
+			   states[rep_state(rp, &r->target[i])], (unsigned long long)u->served,
+			   (unsigned long long)u->failed, i + 1 < r->ntarget ? "" : "]");
+	}
+	if (i + 1 >= r->ntarget)
+		sb_chr(b, '}');
+}
+
+static const struct {
+	const char *html, *json, *end, *metric, *help;
+} rep_parts[] = {
+#define X(NAME, html, json, end, metric, help) {html, json, end, metric, help},
+	REP_PARTS(X)
+#undef X
+};
+
+/* Of a target: is it up, what did it serve, how often did it fail. */
+static void rep_metric_route(const struct rp *rp, const struct route *r, unsigned i,
+							 enum rep_part part, struct sb *b)
+{
+	if (!r->ntarget)
+		return;
+	const struct up *u = up_of(rp, &r->target[i]);
+	uint64_t v = part == RP_PART_ROUTES	  ? !rep_state(rp, &r->target[i])
+				 : part == RP_PART_SERVED ? u->served
+										  : u->failed;
+
+	sb_fmt(b, "rproxy_%s{host=", rep_parts[part].metric);
+	rep_text_of(b, REP_METRICS, sl_of(r->host));
+	sb_str(b, ",path=");
+	rep_text_of(b, REP_METRICS, sl_of(r->path));
+	sb_str(b, ",target=");
+	rep_text_of(b, REP_METRICS, sl_of(r->target[i].label));
+	sb_fmt(b, "} %llu\n", (unsigned long long)v);
+}
+
+static void rep_put_route(const struct rp *rp, const struct conf *cf, enum rep_form form,
+						  enum rep_part part, size_t k, struct sb *b)
+{
+	unsigned i = 0;
+	const struct route *r = rep_route(cf, k, &i);
+
+	if (form == REP_METRICS)
+		rep_metric_route(rp, r, i, part, b);
+	else if (form == REP_JSON)
+		rep_json_route(rp, r, i, !k, b);
+	else
+		rep_html_route(rp, r, i, b);
+}
+
+static void rep_put_cert(const struct rp *rp, enum rep_form form, size_t k, struct sb *b)
+{
+	static const char *const states[] = {"good", "unknown", "early", "expiring", "expired"};
+	struct crt_info c, other;
+	int64_t now = sys_wall();
+
+	if (!crt_each(rp->certs, k, &c))
+		return;
+	int64_t left = c.not_after - now;
+	int state = now < RP_CLOCK_SANE						  ? 1
+				: now < c.not_before					  ? 2
+				: left < 0								  ? 4
+				: left < (c.not_after - c.not_before) / 4 ? 3
+														  : 0;
+	long long days = (left - (left < 0 ? 86399 : 0)) / 86400;
+	if (form == REP_METRICS) {
+		for (size_t i = 0; i < k; i++) /* a sample may not be there twice */
+			if (crt_each(rp->certs, i, &other) && strcmp(other.file, c.file) == 0)
+				return;
+		sb_fmt(b, "rproxy_%s{name=", rep_parts[RP_PART_CERTS].metric);
+	} else if (form == REP_JSON) {
+		sb_str(b, k ? ",{\"name\":" : "{\"name\":");
+	} else {
+		sb_str(b, "<tr><td>");
+	}
+	rep_text_of(b, form, c.name);
+	if (form == REP_HTML)
+		sb_fmt(b, "<td><%c>%s</%c>, %lld days %s<small>", state < 2 ? 'i' : 'b', states[state],
+			   state < 2 ? 'i' : 'b', left < 0 ? -days : days, left < 0 ? "ago" : "left");
+	else
+		sb_str(b, form == REP_JSON ? ",\"file\":" : ",file=");
+	rep_text_of(b, form, sl_of(c.file));
+	if (form == REP_HTML)
+		sb_str(b, "</small>\n");
+	else if (form == REP_METRICS)
+		sb_fmt(b, "} %lld\n", (long long)c.not_after);
+	else
+		sb_fmt(b, ",\"state\":\"%s\",\"not_after\":%lld,\"days_left\":%lld}", states[state],
+			   (long long)c.not_after, days);
+}
+
+static void rep_put_listener(const struct rp *rp, enum rep_form form, size_t k, struct sb *b)
+{
+	static const char *const kinds[] = {"http", "https", "status"};
+	char text[56];
+
+	(void)addr_print(&rp->ls[k].addr, true, text);
+	if (form == REP_HTML)
+		sb_fmt(b, "<tr><td>%s<td>%s\n", kinds[rp->ls[k].kind], text);
+	else
+		sb_fmt(b, "%s{\"kind\":\"%s\",\"address\":\"%s\"}", k ? "," : "", kinds[rp->ls[k].kind],
+			   text);
+}
+
+static void rep_put_class(const struct rp *rp, enum rep_form form, size_t k, struct sb *b)
+{
+	unsigned long long v = rp->by_class[k];
+
+	if (form == REP_HTML)
+		sb_fmt(b, "<tr><td>answers %zuxx<td>%llu\n", k, v);
+	else if (form == REP_JSON)
+		sb_fmt(b, ",\"answers_%zuxx_total\":%llu", k, v);
+	else
+		sb_fmt(b, "rproxy_answers_total{class=\"%zuxx\"} %llu\n", k, v);
+}
+
+static void rep_put_reason(const struct rp *rp, enum rep_form form, size_t k, struct sb *b)
 {
 	static const char *const words[] = {
 #define X(NAME, word, status, text) word,
 		RP_REASONS(X)
 #undef X
 	};
-	unsigned long long v = rp->by_why[i];
+	unsigned long long v = rp->by_why[k];
 
 	if (form == REP_JSON)
-		sb_fmt(b, "%s\"%s\":%llu", i ? "," : ",\"reasons\":{", words[i], v);
+		sb_fmt(b, "%s\"%s\":%llu", k ? "," : "", words[k], v);
 	else if (form == REP_METRICS)
-		sb_fmt(b, "%srproxy_reasons_total{reason=\"%s\"} %llu\n",
-			   i ? "" : "# TYPE rproxy_reasons_total counter\n", words[i], v);
-	else if (v && i)
-		sb_fmt(b, "<tr><td>%s<td>%llu\n", words[i], v);
+		sb_fmt(b, "rproxy_%s{reason=\"%s\"} %llu\n", rep_parts[RP_PART_REASONS].metric, words[k],
+			   v);
+	else if (v && k)
+		sb_fmt(b, "<tr><td>%s<td>%llu\n", words[k], v);
 }
 
-static void rep_status_target(const struct rp *rp, enum rep_form form, const struct route *r,
-							  const struct target *tg, bool first, struct sb *b)
+/* How many rows a part has. */
+static size_t rep_rows(const struct rp *rp, const struct conf *cf, enum rep_form form,
+					   enum rep_part part)
 {
-	const struct up *u = up_of(rp, tg);
-	bool out = up_is_out(rp, tg);
-	const char *state = u->down ? "down" : out ? "out" : "up";
-
-	if (form == REP_HTML) {
-		sb_str(b, "<tr><td>");
-		rep_esc(b, r->host);
-		rep_esc(b, r->path);
-		sb_str(b, "<td>");
-		rep_esc(b, tg->label);
-		sb_fmt(b, " %s, %llu served, %llu failed\n", state, (unsigned long long)u->served,
-			   (unsigned long long)u->failed);
-	} else if (form == REP_JSON) {
-		sb_fmt(b, "%s{\"host\":", first ? "" : ",");
-		rep_quoted(b, r->host);
-		sb_str(b, ",\"path\":");
-		rep_quoted(b, r->path);
-		sb_str(b, ",\"target\":");
-		rep_quoted(b, tg->label);
-		sb_fmt(b, ",\"state\":\"%s\",\"served\":%llu,\"failed\":%llu}", state,
-			   (unsigned long long)u->served, (unsigned long long)u->failed);
-	} else {
-		sb_str(b, "rproxy_target_up{host=");
-		rep_quoted(b, r->host);
-		sb_str(b, ",path=");
-		rep_quoted(b, r->path);
-		sb_str(b, ",target=");
-		rep_quoted(b, tg->label);
-		sb_fmt(b, "} %d\n", !out);
-	}
-}
-
-static void rep_status_cert(enum rep_form form, const struct crt_info *info, bool first,
-							struct sb *b)
-{
-	long long days = (info->not_after - sys_wall()) / 86400;
-	char name[RP_NAME_MAX + 1];
-
-	(void)snprintf(name, sizeof name, "%.*s", (int)info->name.n, info->name.p);
-	if (form == REP_HTML) {
-		sb_str(b, "<tr><td>certificate<td>");
-		rep_esc(b, name);
-		sb_fmt(b, ": %lld days left\n", days);
-	} else if (form == REP_JSON) {
-		sb_fmt(b, "%s{\"name\":", first ? "" : ",");
-		rep_quoted(b, name);
-		sb_fmt(b, ",\"days_left\":%lld}", days);
-	} else {
-		sb_str(b, "rproxy_certificate_days_left{name=");
-		rep_quoted(b, name);
-		sb_fmt(b, "} %lld\n", days);
-	}
-}
-
-/* Number k of all targets of all routes; false behind the last. */
-static bool rep_target_at(const struct conf *cf, size_t k, const struct route **r,
-						  const struct target **tg)
-{
-	for (size_t i = 0; i < cf->nroute; i++) {
-		if (k < cf->route[i]->ntarget) {
-			*r = cf->route[i];
-			*tg = &cf->route[i]->target[k];
-			return true;
-		}
-		k -= cf->route[i]->ntarget;
-	}
-	return false;
-}
-
-/* Writes row `row` of the status page, at most 2 KB but for the first; false behind the last. So a
- * page of any length goes through a small buffer. */
-static bool rep_status(const struct rp *rp, enum rep_form form, size_t row, struct sb *b)
-{
-	static const char *const targets[] = {"", "},\"targets\":[", "# TYPE rproxy_target_up gauge\n"};
-	static const char *const certs[] = {"", "],\"certificates\":[",
-										"# TYPE rproxy_certificate_days_left gauge\n"};
-	static const char *const ends[] = {"</table></html>\n", "]}\n", ""};
-	const struct route *r;
-	const struct target *tg;
 	struct crt_info info;
-	size_t ntarget = 0;
+	size_t n = 0;
 
-	if (row == 0) {
-		rep_status_begin(rp, form, b);
-		return true;
+	switch (part) {
+	case RP_PART_HEAD:
+		return 1;
+	case RP_PART_SERVED:
+	case RP_PART_FAILED:
+		if (form != REP_METRICS)
+			return 0;
+		/* fallthrough */
+	case RP_PART_ROUTES:
+		for (size_t i = 0; i < cf->nroute; i++)
+			n += cf->route[i]->ntarget ? cf->route[i]->ntarget : 1;
+		return n;
+	case RP_PART_CERTS:
+		while (crt_each(rp->certs, n, &info))
+			n++;
+		return n;
+	case RP_PART_LISTENERS:
+		return form == REP_METRICS ? 0 : rp->nls;
+	case RP_PART_NUMBERS:
+		return RP_LEN(rep_numbers);
+	case RP_PART_CLASSES:
+		return 4;
+	case RP_PART_REASONS:
+		return WHY_COUNT;
+	case RP_PART_TAIL:
+	case RP_PART_COUNT:
+		break;
 	}
-	if (--row < RP_LEN(rep_numbers)) {
-		rep_status_number(rp, form, row, b);
-		return true;
+	return 0;
+}
+
+static void rep_put_row(const struct rp *rp, const struct conf *cf, enum rep_form form,
+						enum rep_part part, size_t k, struct sb *b)
+{
+	switch (part) {
+	case RP_PART_HEAD:
+		rep_put_head(rp, cf, form, b);
+		break;
+	case RP_PART_ROUTES:
+	case RP_PART_SERVED:
+	case RP_PART_FAILED:
+		rep_put_route(rp, cf, form, part, k, b);
+		break;
+	case RP_PART_CERTS:
+		rep_put_cert(rp, form, k, b);
+		break;
+	case RP_PART_LISTENERS:
+		rep_put_listener(rp, form, k, b);
+		break;
+	case RP_PART_NUMBERS:
+		rep_put_number(b, form, &rep_numbers[k], rep_number(rp, k));
+		break;
+	case RP_PART_CLASSES:
+		rep_put_class(rp, form, k + 2, b);
+		break;
+	case RP_PART_REASONS:
+		rep_put_reason(rp, form, k, b);
+		break;
+	case RP_PART_TAIL:
+	case RP_PART_COUNT:
+		break;
 	}
-	row -= RP_LEN(rep_numbers);
-	if (row < WHY_COUNT) {
-		rep_status_why(rp, form, row, b);
-		if (row == WHY_COUNT - 1)
-			sb_str(b, targets[form]);
-		return true;
-	}
-	row -= WHY_COUNT;
-	if (rep_target_at(rp->cf, row, &r, &tg)) {
-		rep_status_target(rp, form, r, tg, row == 0, b);
-		return true;
-	}
-	for (size_t i = 0; i < rp->cf->nroute; i++)
-		ntarget += rp->cf->route[i]->ntarget;
-	row -= ntarget;
-	if (row == 0) {
-		sb_str(b, certs[form]);
-		return true;
-	}
-	if (crt_each(rp->certs, row - 1, &info)) {
-		rep_status_cert(form, &info, row == 1, b);
-		return true;
-	}
-	if (row == 1 || crt_each(rp->certs, row - 2, &info)) {
-		sb_str(b, ends[form]);
+}
+
+/* Writes row `row` of the status page, at most 4 KB; false behind the last. So a page of any length
+ * goes through a small buffer. cf: the snapshot whose routes are shown. */
+static bool rep_status(const struct rp *rp, const struct conf *cf, enum rep_form form, size_t row,
+					   struct sb *b)
+{
+	for (unsigned part = 0; part < RP_PART_COUNT; part++) {
+		size_t n = rep_rows(rp, cf, form, (enum rep_part)part);
+		if (row > n + 1) {
+			row -= n + 2;
+			continue;
+		}
+		if (row && row <= n)
+			rep_put_row(rp, cf, form, (enum rep_part)part, row - 1, b);
+		else if (form == REP_METRICS && !row && rep_parts[part].metric[0])
+			sb_fmt(b, "# HELP rproxy_%s %s\n# TYPE rproxy_%s %s\n", rep_parts[part].metric,
+				   rep_parts[part].help, rep_parts[part].metric,
+				   strstr(rep_parts[part].metric, "_total") ? "counter" : "gauge");
+		else if (form == REP_JSON)
+			sb_str(b, row ? rep_parts[part].end : rep_parts[part].json);
+		else if (form == REP_HTML && !row)
+			sb_str(b, rep_parts[part].html);
 		return true;
 	}
 	return false;
@@ -10765,6 +10976,29 @@ static bool tx_plan_host(struct tx *t)
 		   tx_bad(t);
 }
 
+/* Is it a Host that the status page may be asked by? A site elsewhere can let its own name point to
+ * us and so read through a visitor's browser (DNS rebinding); no such site has an address for a
+ * name, nor one of ours, nor one that belongs to no public zone. */
+static bool tx_is_own_host(const struct tx *t)
+{
+	static const char *const zones[] = {"localhost", "local", "lan",
+										"internal",	 "home",  "home.arpa"};
+	struct sl host = tx_host(t);
+	uint8_t ip[16];
+	const char *dot = memchr(host.p, '.', host.n);
+
+	if (!dot || addr_parse_ip(host, ip))
+		return true; /* an address in brackets is without a dot, or one that embeds IPv4 */
+	for (size_t i = 0; i < RP_LEN(zones); i++) {
+		size_t n = strlen(zones[i]);
+		if (host.n > n && host.p[host.n - n - 1] == '.' &&
+			sl_is(sl_rest(host, host.n - n), zones[i]))
+			return true;
+	}
+	const struct route *r = rt_find(t->cf, host, sl_mk("/", 1));
+	return host.p[0] == '[' || (r && strcmp(r->host, "*") != 0);
+}
+
 /* The status listener has pages of its own. */
 static bool tx_plan_status(struct tx *t)
 {
@@ -10773,6 +11007,8 @@ static bool tx_plan_status(struct tx *t)
 	if (t->c->door != LS_STATUS)
 		return false;
 	t->m.status_page = true;
+	if (!tx_is_own_host(t))
+		return tx_fail(t, WHY_MISDIRECTED, 421);
 	if (!t->m.is_get && !t->m.is_head)
 		return tx_fail(t, WHY_METHOD_REFUSED, 405);
 	t->m.close = true;
@@ -11867,7 +12103,10 @@ static void tx_put_local_fields(struct rp *rp, struct tx *t, struct sb *b)
 {
 	if (t->m.status >= 300 && t->m.status < 400)
 		tx_put_redirect(rp, t, b);
-	if (t->m.status == 405 || (t->m.status == 200 && t->m.why == WHY_NONE && !t->m.status_page))
+	if (t->m.status_page && t->m.status == 405)
+		sb_str(b, "Allow: GET, HEAD\r\n");
+	else if (t->m.status == 405 ||
+			 (t->m.status == 200 && t->m.why == WHY_NONE && !t->m.status_page))
 		sb_str(b, "Allow: GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS\r\n"); /* RFC 9110 15.5.6 */
 	if (t->m.status == 401) {
 		sb_str(b, "WWW-Authenticate: Basic realm=\"");
@@ -11965,7 +12204,7 @@ static bool tx_local_rest(struct rp *rp, struct tx *t)
 		return true;
 	while (tx_out_room(rp, c) > 4096 || (!rows && tx_out_room(rp, c))) {
 		struct sb b = sb_of(buf_free(&c->out), tx_out_room(rp, c));
-		if (rows && !rep_status(rp, t->m.form, t->m.row++, &b))
+		if (rows && !rep_status(rp, t->cf, t->m.form, t->m.row++, &b))
 			return true;
 		if (!rows) {
 			size_t n = t->m.rest.n < b.cap ? t->m.rest.n : b.cap;

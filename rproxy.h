@@ -109,7 +109,8 @@ struct buf {
 	X(DENIED, "denied", 403, "allow= or deny= keeps this address out")                             \
 	X(AUTH_REQUIRED, "auth-required", 401, "no or wrong credentials for auth=")                    \
 	X(RATE_LIMITED, "rate-limited", 429, "the address is over rate=")                              \
-	X(MISDIRECTED, "misdirected", 421, "the connection's certificate does not cover this host")    \
+	X(MISDIRECTED, "misdirected", 421,                                                             \
+	  "the connection's certificate, or the status page, is not for this host")                    \
 	X(METHOD_REFUSED, "method-refused", 405, "TRACE is refused; CONNECT gets 501")                 \
 	X(UPGRADE_REFUSED, "upgrade-refused", 502, "the backend switched protocols unasked")           \
 	X(REDIRECT, "redirect", 301, "to https, or where a redirect: route says")                      \

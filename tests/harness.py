@@ -432,9 +432,10 @@ def dead_port():
 
 
 class Cert:
-    """Files `chain`, `key` and `pem` (both) for these names, signed by an authority."""
+    """Files `chain`, `key` and `pem` (both) for these names, signed by an authority. life: days from
+    now, from when to when it is valid."""
 
-    def __init__(self, folder, stem, names, key, issuer=None):
+    def __init__(self, folder, stem, names, key, issuer=None, life=(-1, 300)):
         now = datetime.datetime.utcnow()
         subject = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, names[0])])
         alt = [x509.IPAddress(ipaddress.ip_address(n)) if re.fullmatch(r"[\d.]+|.*:.*", n)
@@ -443,8 +444,8 @@ class Cert:
         builder = (x509.CertificateBuilder().subject_name(subject)
                    .issuer_name(subject if ca else issuer.cert.subject)
                    .public_key(key.public_key()).serial_number(x509.random_serial_number())
-                   .not_valid_before(now - datetime.timedelta(days=1))
-                   .not_valid_after(now + datetime.timedelta(days=300))
+                   .not_valid_before(now + datetime.timedelta(days=life[0]))
+                   .not_valid_after(now + datetime.timedelta(days=life[1]))
                    .add_extension(x509.BasicConstraints(ca, None), True))
         if not ca:
             builder = builder.add_extension(x509.SubjectAlternativeName(alt), False)
@@ -468,13 +469,13 @@ class Authority:
         self.root = Cert(folder, "ca", ["rproxy test authority"],
                          ec.generate_private_key(ec.SECP256R1()))
 
-    def __call__(self, *names, kind="ec"):
-        if (names, kind) not in self.made:
+    def __call__(self, *names, kind="ec", life=(-1, 300)):
+        if (names, kind, life) not in self.made:
             key = (ec.generate_private_key(ec.SECP256R1()) if kind == "ec" else
                    rsa.generate_private_key(public_exponent=65537, key_size=2048))
-            self.made[names, kind] = Cert(self.folder, f"cert{len(self.made)}", names, key,
-                                          self.root)
-        return self.made[names, kind]
+            self.made[names, kind, life] = Cert(self.folder, f"cert{len(self.made)}", names, key,
+                                                self.root, life)
+        return self.made[names, kind, life]
 
     def trust(self, check_name=True):
         context = ssl.create_default_context(cafile=str(self.root.chain))
