@@ -8876,12 +8876,28 @@ static void up_ask(struct rp *rp, const struct target *tg)
 	u->asking = dns_ask_name(rp->dns, (uint64_t)u->serial << 32 | tg->up, sl_of(tg->host)) == 0;
 }
 
+/* Which of a name's addresses this is; naddr: none of them. */
+static unsigned up_which(const struct up *u, const struct addr *a)
+{
+	unsigned i = 0;
+
+	while (i < u->naddr && memcmp(u->addr[i].ip, a->ip, sizeof a->ip) != 0)
+		i++;
+	return i;
+}
+
+/* Has the name moved away from where this connection leads? */
+static bool up_left(const struct up *u, const struct conn *c)
+{
+	return u->naddr && up_which(u, &c->peer) == u->naddr;
+}
+
 /* This address works: it is the one to try first. */
 static void up_prefer(struct up *u, const struct addr *a)
 {
-	for (unsigned i = 0; i < u->naddr; i++)
-		if (memcmp(u->addr[i].ip, a->ip, sizeof a->ip) == 0)
-			u->best = i;
+	unsigned i = up_which(u, a);
+
+	u->best = i < u->naddr ? i : u->best;
 }
 
 /* An answer of the DNS child. The last good one is kept while no new one comes. */
@@ -8904,6 +8920,11 @@ static void up_answer(struct rp *rp, const struct dns_answer *a)
 	u->naddr = a->naddr;
 	u->best = 0;
 	up_prefer(u, &was);
+	for (struct conn *c = u->idle, *next; c; c = next) {
+		next = c->next;
+		if (up_left(u, c))
+			up_retire(rp, c);
+	}
 }
 
 enum up_names { UP_NAMED, UP_ASKING, UP_NAMELESS };
@@ -8957,7 +8978,7 @@ static int up_pick(struct rp *rp, const struct route *r, uint32_t tried)
 			if (!(tried >> k & 1) && (out || !up_is_out(rp, &r->target[k]))) {
 				struct up *u = up_of(rp, &r->target[k]);
 				if (u->fails)
-					u->trial_until = rp->now + rp->cf->connect_ms;
+					u->trial_until = rp->now + rp->cf->connect_ms + UP_OUT_MS;
 				return (int)k;
 			}
 		}
@@ -9018,7 +9039,7 @@ static void up_keep(struct rp *rp, struct conn *c, uint64_t ms)
 	struct up *u = rp->up[c->up];
 
 	if (!u->key || u->nidle >= RP_IDLE_UP || !ms || rp->draining || c->eof || c->broken ||
-		buf_len(&c->in) || buf_len(&c->out) || (c->tls && tls_pending(c->tls))) {
+		up_left(u, c) || buf_len(&c->in) || buf_len(&c->out) || (c->tls && tls_pending(c->tls))) {
 		net_close(rp, c);
 		return;
 	}
@@ -12810,10 +12831,11 @@ static bool life_listens(const struct conf *cf, enum cf_listen_kind kind)
 	return false;
 }
 
-/* Which helper processes the snapshot needs. */
+/* Which helper processes the snapshot needs. One that is started after chroot sees no /etc any more:
+ * then it must be there before a reload may want it. */
 static unsigned life_helpers(const struct conf *cf)
 {
-	unsigned flags = up_names_needed(cf) ? DNS_FOR_NAMES : 0;
+	unsigned flags = up_names_needed(cf) || cf->chroot_dir ? DNS_FOR_NAMES : 0;
 
 	for (size_t i = 0; i < cf->nroute; i++)
 		if (cf->route[i]->auth_file)
