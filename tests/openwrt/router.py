@@ -2,7 +2,7 @@
 script run by busybox ash on the mock in rc.common, and what procd does with the calls that it makes.
 The programs that the script may use are those in TOOLS, all from busybox.
 
-Only absolute paths in the script are changed: they lead into the folder.
+In the script absolute paths are changed, so that they lead into the folder, and its user.
 """
 
 import hashlib
@@ -21,6 +21,7 @@ HERE = pathlib.Path(__file__).parent
 PACKAGE = ROOT / "configs/openwrt/rproxy/files"
 TOOLS = ("basename cat chmod cmp cp grep head md5sum mkdir mv rm sed tr").split()
 SIGNALS = {"HUP": 1}
+USER = "nobody"  # stands for the user that the package makes: rproxy --check looks it up
 
 
 class Service:
@@ -42,14 +43,15 @@ class Router:
         self.program("bin/logger", f'while [ "$1" != -- ]; do [ "$1" != -p ] || p=$2; shift; done; '
                      f'echo "$p $2" >>{folder}/log')
         self.program("bin/netstat", f'cat {folder}/netstat 2>/dev/null')
-        self.program("bin/chgrp", 'test "$1" = rproxy && test -e "$2"')
+        self.program("bin/chgrp", f'test "$1" = {USER} && test -e "$2"')
         self.program("usr/sbin/rproxy", f'exec {shlex.join(BINARY)} "$@"')
         if jail:
             self.program("sbin/ujail", "exit 1")
         shutil.copy(PACKAGE / "rproxy.capabilities.json", folder / "etc/capabilities/rproxy.json")
         self.script = folder / "etc/init.d/rproxy"
         self.script.write_text(re.sub(r"(?<![\w.$}*/])/(?=(etc|sbin|usr|var)/)", f"{folder}/",
-                                      (PACKAGE / "rproxy.init").read_text()))
+                                      (PACKAGE / "rproxy.init").read_text())
+                               .replace("RUN_AS=rproxy\n", f"RUN_AS={USER}\n"))
         self.conf = folder / "var/run/rproxy/rproxy.conf"
         self.tls = folder / "var/run/rproxy/tls"
 
@@ -59,7 +61,7 @@ class Router:
 
     def bare(self, text):
         """Text as it would be on a router."""
-        return text.replace(str(self.root), "")
+        return text.replace(str(self.root), "").replace(USER, "rproxy")
 
     def uci(self, text):
         """Writes the configuration; files that it names under /etc are those of the folder."""
