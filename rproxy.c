@@ -1841,7 +1841,7 @@ static void addr_from_sa(const struct sockaddr_storage *ss, struct addr *a)
  * Fails: -1 with hd->status (400, 414, 431, 501, 505) and hd->why; a response is good or bad.
  * Spec: RFC 9112 2 to 5, RFC 9110 4.2, 5 and 7.2.
  * Door: hd_reset hd_parse hd_sl hd_value hd_find hd_next hd_count hd_has hd_copy hd_drop hd_hide
- *       hd_authority
+ *       hd_authority hd_lookup
  */
 
 /* The fields that the proxy looks at, and some that come often: name, its first and last byte, and
@@ -1865,8 +1865,12 @@ static void addr_from_sa(const struct sockaddr_storage *ss, struct addr *a)
 	X(XFP, "x-forwarded-proto", 'x', 'o', HD_CLAIM)                                                \
 	X(XFH, "x-forwarded-host", 'x', 't', HD_CLAIM)                                                 \
 	X(REAL_IP, "x-real-ip", 'x', 'p', HD_CLAIM)                                                    \
-	X(CF_IP, "cf-connecting-ip", 'c', 'p', HD_CLAIM)                                               \
-	X(CF_VISITOR, "cf-visitor", 'c', 'r', HD_CLAIM)                                                \
+	X(TRUE_IP, "true-client-ip", 't', 'p', HD_CLAIM)                                               \
+	X(BARE_CLIENT_IP, "client-ip", 'c', 'p', HD_CLAIM)                                             \
+	X(CLIENT_IP, "x-client-ip", 'x', 'p', HD_CLAIM)                                                \
+	X(CLUSTER_IP, "x-cluster-client-ip", 'x', 'p', HD_CLAIM)                                       \
+	X(CF_IP, "cf-connecting-ip", 'c', 'p', HD_CF)                                                  \
+	X(CF_VISITOR, "cf-visitor", 'c', 'r', HD_CF)                                                   \
 	X(EXPECT, "expect", 'e', 't', HD_ON)                                                           \
 	X(AUTHORIZATION, "authorization", 'a', 'n', HD_ON)                                             \
 	X(ACCEPT, "accept", 'a', 't', HD_ON)                                                           \
@@ -1900,6 +1904,7 @@ enum hd_id {
 	HD_FIELDS(X)
 #undef X
 		HF_XF_OTHER, /* X-Forwarded-anything-else */
+	HF_CF_OTHER,	 /* CF-anything-else */
 	HF_COUNT
 };
 
@@ -1907,7 +1912,7 @@ _Static_assert(HF_COUNT <= 64, "sets of fields are 64 bit masks");
 
 #define HD_BIT(id) ((uint64_t)1 << HF_##id)
 
-enum hd_way { HD_ON, HD_OUT, HD_CLAIM };
+enum hd_way { HD_ON, HD_OUT, HD_CLAIM, HD_CF };
 
 /* The fields that belong to one connection (RFC 9110 7.6.1) or are written anew. */
 static const uint64_t hd_hop = 0
@@ -1919,6 +1924,13 @@ static const uint64_t hd_hop = 0
 /* What a client may claim about who it is: only ours goes on. */
 static const uint64_t hd_claims = HD_BIT(XF_OTHER)
 #define X(NAME, text, first, last, way) | (way == HD_CLAIM ? HD_BIT(NAME) : 0)
+	HD_FIELDS(X)
+#undef X
+	;
+
+/* What Cloudflare says, and goes on when it does. */
+static const uint64_t hd_cf = HD_BIT(CF_OTHER)
+#define X(NAME, text, first, last, way) | (way == HD_CF ? HD_BIT(NAME) : 0)
 	HD_FIELDS(X)
 #undef X
 	;
@@ -1976,7 +1988,8 @@ static const struct {
 #define X(NAME, text, first, last, way) [HF_##NAME] = {sizeof text - 1, text},
 	HD_FIELDS(X)
 #undef X
-		[HF_XF_OTHER] = {12, "x-forwarded-"},
+		[HF_XF_OTHER] = {11, "x-forwarded"},
+	[HF_CF_OTHER] = {3, "cf-"},
 };
 
 /* Is a token this lower-case name of letters, digits and "-", which bit 5 alone tells from upper
@@ -2000,8 +2013,8 @@ static bool hd_same(struct sl token, const char *name)
 
 /* Which of HD_FIELDS a name is. A hash of length, first and last byte leaves one candidate: for two
  * that were alike the compiler would warn of an override; then take other factors. */
-#define HD_KEY(len, a, z) (((unsigned)(len)*8 + (unsigned)(a)*20 + (unsigned)(z)*3) & 127)
-static const uint8_t hd_ids[128] = {
+#define HD_KEY(len, a, z) (((unsigned)(len)*5 + (unsigned)(a)*8 + (unsigned)(z)*4) & 255)
+static const uint8_t hd_ids[256] = {
 #define X(NAME, text, first, last, way) [HD_KEY(sizeof text - 1, first, last)] = HF_##NAME,
 	HD_FIELDS(X)
 #undef X
@@ -2014,8 +2027,10 @@ static enum hd_id hd_lookup(struct sl name)
 
 	if (id != HF_OTHER && name.n == hd_names[id].n && hd_same(name, hd_names[id].text))
 		return (enum hd_id)id;
-	if (a == 'x' && name.n >= 12 && sl_iis(sl_mk(name.p, 12), "x-forwarded-"))
+	if (a == 'x' && name.n >= 11 && sl_iis(sl_mk(name.p, 11), "x-forwarded"))
 		return HF_XF_OTHER;
+	if (a == 'c' && name.n >= 3 && sl_iis(sl_mk(name.p, 3), "cf-"))
+		return HF_CF_OTHER;
 	return HF_OTHER;
 }
 
@@ -3883,8 +3898,8 @@ static bool cf_own_field(const char *name)
 					name);
 }
 
-/* NAME:VALUE for set= and add-response=. */
-static bool cf_field(struct cf_in *in, struct strs *l, char *text, bool request)
+/* NAME:VALUE for add-response= or, with ids, for set=. */
+static bool cf_field(struct cf_in *in, struct strs *l, char *text, uint64_t *ids)
 {
 	struct sl rest = sl_of(text), name;
 	char shown[64];
@@ -3896,13 +3911,15 @@ static bool cf_field(struct cf_in *in, struct strs *l, char *text, bool request)
 	if (!rest.n)
 		return cf_bad(in, text, "has no value behind the colon");
 	(void)snprintf(shown, sizeof shown, "%.*s", (int)(name.n < 60 ? name.n : 60), name.p);
-	if (request && sl_iis(name, "host"))
+	if (ids && sl_iis(name, "host"))
 		return cf_bad(in, text, "is what host= is for");
 	if (cf_own_field(shown))
 		return cf_bad(in, text, "is a field that HTTP itself needs");
 	char *line = NULL;
 	bool fine = cf_text(in, &line, "%.*s: %.*s", (int)name.n, name.p, (int)rest.n, rest.p) &&
 				cf_push(in, l, line);
+	if (ids)
+		*ids |= (uint64_t)1 << hd_lookup(name);
 	free(line);
 	return fine;
 }
@@ -4044,9 +4061,9 @@ static bool cf_setting_value(struct cf_in *in, struct route *r, enum cf_set_id i
 	case CS_HIDE:
 		return cf_hide(in, &r->hide, v);
 	case CS_SET:
-		return cf_field(in, &r->set, v, true);
+		return cf_field(in, &r->set, v, &r->set_ids);
 	case CS_ADD:
-		return cf_field(in, &r->add, v, false);
+		return cf_field(in, &r->add, v, NULL);
 	case CS_BALANCE:
 		r->round_robin = (word = cf_word_of(in, v, "failover|round-robin")) == 1;
 		return word >= 0;
@@ -8261,7 +8278,9 @@ enum dns_kind { DNS_NAME, DNS_HASH, DNS_KINDS };
 
 #define DNS_FOR_NAMES 1u
 #define DNS_FOR_HASHES 2u
-#define DNS_AT_ONCE 16	   /* questions that a helper works on at a time */
+#define DNS_AT_ONCE 16	   /* names that are looked up at a time */
+#define DNS_HASHES 2	   /* passwords that are checked at a time: routers have few cores */
+#define DNS_NICE 10		   /* of who checks them: below everything that serves */
 #define DNS_QUEUE 256	   /* questions under way; more are refused */
 #define DNS_TEXT 512	   /* bytes of a name, or of a hash and a password */
 #define DNS_REVIVE_MS 1000 /* a helper that died is started anew after this */
@@ -8485,7 +8504,7 @@ static struct dns_worker *dns_reap(int fd, enum dns_kind kind, struct dns_worker
 {
 	struct dns_worker *spare = NULL;
 
-	for (unsigned i = 0; i < DNS_AT_ONCE; i++) {
+	for (unsigned i = 0; i < (kind == DNS_HASH ? DNS_HASHES : DNS_AT_ONCE); i++) {
 		int status = 0;
 		if (w[i].pid && waitpid(w[i].pid, &status, WNOHANG) == w[i].pid) {
 			struct dns_answer a = {.kind = kind, .cookie = w[i].cookie};
@@ -8508,6 +8527,8 @@ _Noreturn static void dns_serve(int fd, enum dns_kind kind, const struct jail *j
 	pid_t self = getpid();
 	int got = 0;
 
+	if (kind == DNS_HASH)
+		(void)setpriority(PRIO_PROCESS, 0, DNS_NICE);
 	dns_strip(fd, jail);
 	(void)sigemptyset(&none);
 	while (got >= 0) {
@@ -9299,19 +9320,20 @@ RP_OFTEN
  *       gate_auth_check gate_auth_verdict gate_load gate_unload
  */
 
-#define GATE_XFF_MAX 16	  /* X-Forwarded-For fields looked at; the last ones count */
+#define GATE_XFF_MAX RP_FIELDS_MAX
 #define GATE_BUCKETS 4096 /* addresses that rate= remembers, in sets of GATE_WAYS */
 #define GATE_WAYS 8
 #define GATE_GOOD 64 /* credentials remembered as good */
 #define GATE_GOOD_MS 300000
 #define GATE_PENDING 16 /* passwords being checked; more are asked to come again */
+#define GATE_EACH 4		/* of them for one address: nobody can keep all others out */
 #define GATE_CREDS 256	/* bytes of user:password */
 
 enum gate_auth { GATE_OK, GATE_ASK, GATE_BUSY, GATE_DENY };
 
 struct gate_caller {
 	struct addr addr;
-	bool trusted, https;
+	bool trusted, https, cf; /* cf: the peer is Cloudflare */
 };
 
 struct gate_claims {
@@ -9320,7 +9342,7 @@ struct gate_claims {
 	struct sl cf_ip, proto, cf_visitor;
 };
 
-/* How many connections an address has. */
+/* How many connections an address (IPv6: a /64) has. */
 struct gate_count {
 	uint8_t ip[16];
 	uint32_t n; /* 0: free, or was used (then the search goes on) */
@@ -9330,7 +9352,7 @@ struct gate_count {
 /* A token bucket: when it will be full again. */
 struct gate_bucket {
 	uint64_t key;	  /* of route and address; 0 free */
-	uint64_t full_at; /* ms */
+	uint64_t full_at; /* ns */
 };
 
 struct gate_good {
@@ -9338,10 +9360,22 @@ struct gate_good {
 	uint64_t until; /* ms; 0 free */
 };
 
+/* A password that the helper is checking, for one request or more. */
 struct gate_pending {
-	bool taken;
-	uint64_t cookie;
+	uint64_t cookie; /* 0: free */
 	uint8_t mac[32];
+	uint8_t ip[16]; /* who asked first */
+	bool known;		/* the user is in the file */
+};
+
+/* A request that must show a password. */
+struct gate_login {
+	struct sl field;   /* Authorization */
+	const uint8_t *ip; /* borrows: who asks */
+	char *name;		   /* borrows: `cap` bytes for the user's name */
+	size_t cap;
+	struct sl user;	 /* out: within name */
+	uint64_t cookie; /* out: of the helper's answer */
 };
 
 struct gate {
@@ -9351,6 +9385,7 @@ struct gate {
 	struct gate_bucket bucket[GATE_BUCKETS];
 	struct gate_good good[GATE_GOOD];
 	struct gate_pending pending[GATE_PENDING];
+	uint64_t asked; /* questions so far: the cookie of the last one */
 	unsigned turn;
 };
 
@@ -9391,8 +9426,8 @@ static void gate_close(struct gate *g)
 	sys_unmem(g, sizeof *g);
 }
 
-/* A hash that nobody outside can aim at. Never 0. */
-static uint64_t gate_hash(const struct gate *g, const void *p, size_t n, const void *more)
+/* A hash of some bytes and two texts that nobody outside can aim at. Never 0. */
+static uint64_t gate_hash(const struct gate *g, struct sl bytes, const char *a, const char *b)
 {
 	br_hmac_key_context kc;
 	br_hmac_context hc;
@@ -9400,10 +9435,20 @@ static uint64_t gate_hash(const struct gate *g, const void *p, size_t n, const v
 
 	br_hmac_key_init(&kc, &br_md5_vtable, g->key, sizeof g->key);
 	br_hmac_init(&hc, &kc, sizeof h);
-	br_hmac_update(&hc, p, n);
-	br_hmac_update(&hc, &more, sizeof more);
+	br_hmac_update(&hc, bytes.p, bytes.n);
+	br_hmac_update(&hc, a, strlen(a));
+	br_hmac_update(&hc, b, strlen(b));
 	br_hmac_out(&hc, &h);
 	return h ? h : 1;
+}
+
+/* Who counts as one: an IPv4 address, or an IPv6 /64, of which a household or a server can use
+ * every address. */
+static void gate_one(const uint8_t ip[16], uint8_t out[16])
+{
+	memcpy(out, ip, 16);
+	if (!addr_is4(ip))
+		memset(out + 8, 0, 8);
 }
 
 /* ---- connections per address ---- */
@@ -9419,10 +9464,12 @@ static uint32_t gate_place(const struct gate *g, const uint8_t ip[16])
 	return h & (g->ncount - 1);
 }
 
-static struct gate_count *gate_counter(struct gate *g, const uint8_t ip[16], bool make)
+static struct gate_count *gate_counter(struct gate *g, const uint8_t from[16], bool make)
 {
 	struct gate_count *spare = NULL;
+	uint8_t ip[16];
 
+	gate_one(from, ip);
 	for (uint32_t k = 0, i = gate_place(g, ip); k < g->ncount; k++, i = (i + 1) & (g->ncount - 1)) {
 		struct gate_count *c = &g->count[i];
 		if (c->n && memcmp(c->ip, ip, 16) == 0)
@@ -9481,12 +9528,15 @@ static bool gate_allowed(const struct route *r, const uint8_t ip[16])
 /* rate=: a token bucket for each address (IPv6: /64) and route, kept as the moment at which it is
  * full again. Returns 0 to let the request in, else for how many seconds it should stay away. A new
  * address takes the place of the one in its set that has been full longest, or else of the one
- * that will be full first: who is over his rate is forgotten last. */
+ * that will be full first: who is over his rate is forgotten last. The key holds what the route is
+ * called, so that a reload forgives nobody. */
 static uint32_t gate_rate(struct gate *g, const struct route *r, const uint8_t ip[16], uint64_t now)
 {
-	uint64_t key = gate_hash(g, ip, addr_is4(ip) ? 16 : 8, r->host);
+	uint8_t one[16];
+	gate_one(ip, one);
+	uint64_t key = gate_hash(g, sl_mk(one, sizeof one), r->host, r->path);
 	struct gate_bucket *set = &g->bucket[key % (GATE_BUCKETS / GATE_WAYS) * GATE_WAYS], *b = set;
-	uint64_t room = (uint64_t)r->burst * 1000;
+	uint64_t ns = now * 1000000, token = 1000000000 / r->rate;
 
 	for (int i = 0; i < GATE_WAYS; i++) {
 		if (set[i].key == key) {
@@ -9498,14 +9548,12 @@ static uint32_t gate_rate(struct gate *g, const struct route *r, const uint8_t i
 	}
 	if (b->key != key)
 		*b = (struct gate_bucket){key, 0};
-	/* full_at counts thousandths of a token at r->rate per ms: exact for any rate. */
-	uint64_t base = now * r->rate, due = b->full_at * r->rate;
-	uint64_t owed = due > base ? due - base : 0;
-	if (owed + 1000 > room) {
-		uint64_t wait = (owed + 1000 - room + r->rate * 1000ull - 1) / (r->rate * 1000ull);
+	uint64_t owed = (b->full_at > ns ? b->full_at - ns : 0) + token, room = token * r->burst;
+	if (owed > room) {
+		uint64_t wait = (owed - room + 999999999) / 1000000000;
 		return wait > 3600 ? 3600 : (uint32_t)wait;
 	}
-	b->full_at = (base + owed + 1000 + r->rate - 1) / r->rate;
+	b->full_at = ns + owed;
 	return 0;
 }
 
@@ -9514,9 +9562,6 @@ static uint32_t gate_rate(struct gate *g, const struct route *r, const uint8_t i
 /* One entry of X-Forwarded-For: an address, maybe with a port, IPv6 then in brackets. */
 static bool gate_entry(struct sl s, uint8_t ip[16])
 {
-	size_t colon = sl_find(s, ':');
-
-	s = sl_trim(s);
 	if (sl_at(s, 0) == '[') {
 		size_t end = sl_find(s, ']');
 		struct sl port = sl_rest(s, end + 1);
@@ -9526,7 +9571,7 @@ static bool gate_entry(struct sl s, uint8_t ip[16])
 		s = sl_mk(s.p + 1, end - 1);
 		return sl_find(s, ':') < s.n && addr_parse_ip(s, ip);
 	}
-	colon = sl_find(s, ':');
+	size_t colon = sl_find(s, ':');
 	if (colon < s.n && sl_find(sl_rest(s, colon + 1), ':') == s.n - colon - 1) { /* one: a port */
 		uint64_t v;
 		if (!sl_number(sl_rest(s, colon + 1), 65535, &v))
@@ -9571,9 +9616,18 @@ static bool gate_visitor_https(struct sl v, bool *known)
 		if (sl_at(rest, 0) != ':')
 			return false;
 		rest = sl_trim(sl_rest(rest, 1));
-		*known = true;
-		return rest.n >= 7 && memcmp(rest.p, "\"https\"", 7) == 0;
+		bool https = rest.n >= 7 && memcmp(rest.p, "\"https\"", 7) == 0;
+		*known = https || (rest.n >= 6 && memcmp(rest.p, "\"http\"", 6) == 0);
+		return https;
 	}
+	return false;
+}
+
+static bool gate_is_cf(const struct cidrs *l, const uint8_t ip[16])
+{
+	for (size_t i = 0; i < l->n; i++)
+		if (l->v[i].cf && addr_in(&l->v[i], ip))
+			return true;
 	return false;
 }
 
@@ -9583,17 +9637,17 @@ static bool gate_visitor_https(struct sl v, bool *known)
 static void gate_believe(const struct conf *cf, const uint8_t ip[16], uint16_t port,
 						 const struct gate_claims *claims, bool tls, struct gate_caller *out)
 {
-	const struct cidr *trust = cf->trust.n ? addr_match(&cf->trust, ip) : NULL;
 	uint8_t said[16];
 	bool known;
 
 	memcpy(out->addr.ip, ip, 16);
 	out->addr.port = port;
-	out->trusted = trust != NULL;
+	out->trusted = cf->trust.n && addr_match(&cf->trust, ip);
+	out->cf = out->trusted && gate_is_cf(&cf->trust, ip);
 	out->https = tls;
-	if (!trust)
+	if (!out->trusted)
 		return;
-	if (trust->cf && claims->cf_ip.n && addr_parse_ip(claims->cf_ip, said)) {
+	if (out->cf && addr_parse_ip(claims->cf_ip, said)) {
 		memcpy(out->addr.ip, said, 16);
 	} else {
 		for (unsigned i = claims->nxff; i--;)
@@ -9603,11 +9657,9 @@ static void gate_believe(const struct conf *cf, const uint8_t ip[16], uint16_t p
 	struct sl proto = claims->proto;
 	proto = sl_trim(sl_mk(proto.p, sl_find(proto, ',')));
 	bool visitor = gate_visitor_https(claims->cf_visitor, &known);
-	if (sl_iis(proto, "https") || sl_iis(proto, "wss"))
+	if (visitor || sl_iis(proto, "https") || sl_iis(proto, "wss"))
 		out->https = true;
-	else if (known)
-		out->https = visitor;
-	else if (proto.n)
+	else if (known || sl_iis(proto, "http") || sl_iis(proto, "ws"))
 		out->https = false;
 }
 
@@ -9626,12 +9678,15 @@ static void gate_mac(const struct gate *g, struct sl creds, struct sl hash, uint
 	br_hmac_out(&hc, out);
 }
 
+/* Looks at every user, so that the time does not tell where he stands. */
 static const struct gate_user *gate_find_user(const struct gate_users *users, struct sl name)
 {
-	for (size_t i = 0; users && i < users->n; i++)
-		if (sl_same(users->v[i].name, name))
-			return &users->v[i];
-	return NULL;
+	const struct gate_user *found = NULL;
+
+	for (size_t i = 0; i < users->n; i++)
+		if (sl_same(users->v[i].name, name) && !found)
+			found = &users->v[i];
+	return found;
 }
 
 static bool gate_is_good(struct gate *g, const uint8_t mac[32], uint64_t now)
@@ -9642,75 +9697,78 @@ static bool gate_is_good(struct gate *g, const uint8_t mac[32], uint64_t now)
 	return false;
 }
 
-/* Has a password checked by the helper; an unknown user costs as much as a known one. */
-static enum gate_auth gate_ask(struct gate *g, struct dns_room *dns, uint64_t cookie,
-							   struct sl hash, struct sl password, const uint8_t mac[32])
+/* Has a password checked by the helper. What is being checked already is not asked again: a
+ * browser opens several connections at once. */
+static enum gate_auth gate_ask(struct gate *g, struct dns_room *dns, struct gate_login *l,
+							   struct sl hash, struct sl password, const struct gate_pending *what)
 {
+	struct gate_pending *room = NULL;
+	unsigned mine = 0;
+
 	for (int i = 0; i < GATE_PENDING; i++) {
 		struct gate_pending *p = &g->pending[i];
-		if (p->taken)
+		if (!p->cookie) {
+			room = p;
 			continue;
-		if (dns_ask_hash(dns, cookie, hash, password) < 0)
-			return GATE_DENY;
-		p->taken = true;
-		p->cookie = cookie;
-		memcpy(p->mac, mac, 32);
-		return GATE_BUSY;
+		}
+		mine += memcmp(p->ip, what->ip, 16) == 0;
+		if (p->known == what->known && memcmp(p->mac, what->mac, 32) == 0) {
+			l->cookie = p->cookie;
+			return GATE_BUSY;
+		}
 	}
-	return GATE_DENY;
+	if (!room || mine >= GATE_EACH || dns_ask_hash(dns, g->asked + 1, hash, password) < 0)
+		return GATE_DENY;
+	*room = *what;
+	l->cookie = room->cookie = ++g->asked;
+	return GATE_BUSY;
 }
 
-/* Judges an Authorization field. GATE_OK: the user stands in userbuf and *user. GATE_ASK: none or
- * wrong. GATE_BUSY: the helper was asked; its answer comes with this cookie. GATE_DENY: too many
- * are being checked. */
+/* Judges an Authorization field. GATE_OK: it is good; the user's name is in l->user. GATE_ASK: none
+ * or wrong. GATE_BUSY: the helper was asked; its answer comes with l->cookie. GATE_DENY: too many
+ * are being checked. An unknown user costs as much as a known one: for each such name always the
+ * hash of the same known user is computed, and the answer is no. */
 static enum gate_auth gate_auth_check(struct gate *g, struct dns_room *dns,
-									  const struct gate_users *users, struct sl authorization,
-									  uint64_t cookie, uint64_t now, char *userbuf, size_t cap,
-									  struct sl *user)
+									  const struct gate_users *users, struct gate_login *l,
+									  uint64_t now)
 {
 	char creds[GATE_CREDS];
-	uint8_t mac[32];
+	struct gate_pending what = {.cookie = 0};
 	enum gate_auth verdict = GATE_ASK;
 
-	if (authorization.n < 7 || !sl_iis(sl_mk(authorization.p, 6), "Basic "))
+	l->user = sl_mk("", 0);
+	if (!users || !users->n || l->field.n < 7 || !sl_iis(sl_mk(l->field.p, 6), "Basic "))
 		return GATE_ASK;
-	ptrdiff_t n = sl_base64(sl_trim(sl_rest(authorization, 6)), (uint8_t *)creds, sizeof creds);
-	if (n <= 0)
-		return GATE_ASK;
-	struct sl all = sl_mk(creds, (size_t)n), name = all;
-	name.n = sl_find(all, ':');
-	if (name.n < all.n && name.n) {
-		static const char nobody[] = "$2y$05$......................4w0yA5EO6oW2lM6UYXyQ4R3qLj7LdZC";
+	ptrdiff_t n = sl_base64(sl_trim(sl_rest(l->field, 6)), (uint8_t *)creds, sizeof creds);
+	struct sl all = sl_mk(creds, n > 0 ? (size_t)n : 0), name = sl_mk(creds, sl_find(all, ':'));
+	if (name.n && name.n < all.n) {
 		const struct gate_user *u = gate_find_user(users, name);
-		struct sl hash = u ? u->hash : users && users->n ? users->v[0].hash : sl_of(nobody);
-		gate_mac(g, all, hash, mac);
-		if (u && gate_is_good(g, mac, now))
-			verdict = GATE_OK;
-		else if (users && users->n)
-			verdict = gate_ask(g, dns, cookie, hash, sl_rest(all, name.n + 1),
-							   u ? mac : (const uint8_t[32]){0});
-		if (verdict != GATE_ASK) {
-			struct sb b = sb_of(userbuf, cap);
-			sb_put(&b, name);
-			*user = sl_mk(userbuf, b.n);
-		}
+		what.known = u != NULL;
+		if (!u)
+			u = &users->v[gate_hash(g, name, "", "") % users->n];
+		gate_one(l->ip, what.ip);
+		gate_mac(g, all, u->hash, what.mac);
+		verdict = what.known && gate_is_good(g, what.mac, now)
+					  ? GATE_OK
+					  : gate_ask(g, dns, l, u->hash, sl_rest(all, name.n + 1), &what);
+		struct sb b = sb_of(l->name, l->cap);
+		sb_put(&b, name);
+		l->user = sl_mk(l->name, b.n);
 	}
 	memset(creds, 0, sizeof creds);
 	return verdict;
 }
 
-/* The helper's answer. Remembers good credentials for a while. Returns whether the request with
- * this cookie may go on: the password fits, and the user exists. */
+/* The helper's answer. Remembers good credentials for a while. Returns whether the requests that
+ * wait for this cookie may go on: the password fits, and the user exists. */
 static bool gate_auth_verdict(struct gate *g, uint64_t cookie, bool good, uint64_t now)
 {
-	static const uint8_t nobody[32];
-
-	for (int i = 0; i < GATE_PENDING; i++) {
+	for (int i = 0; cookie && i < GATE_PENDING; i++) {
 		struct gate_pending *p = &g->pending[i];
-		if (!p->taken || p->cookie != cookie)
+		if (p->cookie != cookie)
 			continue;
-		p->taken = false;
-		if (!good || memcmp(p->mac, nobody, 32) == 0)
+		p->cookie = 0;
+		if (!good || !p->known)
 			return false;
 		struct gate_good *at = &g->good[g->turn++ % GATE_GOOD];
 		memcpy(at->mac, p->mac, 32);
@@ -9731,17 +9789,52 @@ static void gate_users_free(struct gate_users *u)
 	free(u);
 }
 
+/* Is it what crypt(3) writes behind a hash's kind: [rounds=N$]SALT$ and `tail` characters? bcrypt's
+ * salt is its cost, from 04 to 31. */
+static bool gate_hash_whole(struct sl h, size_t salt, size_t tail)
+{
+	struct sl part;
+	uint64_t n;
+
+	if (h.n > 7 && memcmp(h.p, "rounds=", 7) == 0) {
+		(void)sl_cut(&h, '$', &part);
+		if (salt != 16 || !sl_number(sl_rest(part, 7), 9999999, &n))
+			return false;
+	}
+	if (!sl_cut(&h, '$', &part) || part.n > salt || h.n != tail)
+		return false;
+	if (tail == 53 && (part.n != 2 || !sl_number(part, 31, &n) || n < 4))
+		return false;
+	for (size_t i = 0; i < h.n; i++)
+		if (h.p[i] != '.' && h.p[i] != '/' &&
+			(h.p[i] == '-' || h.p[i] == '_' || !(sl_class[(uint8_t)h.p[i]] & SL_LABEL)))
+			return false;
+	return true;
+}
+
 /* Why a hash can't be used; NULL when it can. */
 static const char *gate_hash_fault(struct sl h)
 {
-	static const char *const good[] = {"$apr1$", "{SHA}", "$5$", "$6$", "$2y$", "$2b$", "$2a$"};
+	static const struct {
+		const char *kind;
+		size_t salt, tail;
+	} kinds[] = {{"$2y$", 2, 53}, {"$2b$", 2, 53}, {"$2a$", 2, 53},
+				 {"$5$", 16, 43}, {"$6$", 16, 86}, {"$apr1$", 8, 22}};
+	static const char not_whole[] = "is not a whole hash";
+	uint8_t sha[20];
 
-	if (h.n > 200)
-		return "is too long";
-	for (size_t i = 0; i < RP_LEN(good); i++)
-		if (h.n > strlen(good[i]) && memcmp(h.p, good[i], strlen(good[i])) == 0)
-			return !RP_CRYPT && i > 1 ? "needs crypt(), which this libc does not have" : NULL;
-	return "is plain text or an old hash; bcrypt (htpasswd -B), $6$, $5$, $apr1$ and {SHA} fit";
+	if (h.n > 5 && memcmp(h.p, "{SHA}", 5) == 0)
+		return sl_base64(sl_rest(h, 5), sha, sizeof sha) == sizeof sha ? NULL : not_whole;
+	for (size_t i = 0; i < RP_LEN(kinds); i++) {
+		size_t n = strlen(kinds[i].kind);
+		if (h.n < n || memcmp(h.p, kinds[i].kind, n) != 0)
+			continue;
+		if (!RP_CRYPT && kinds[i].salt != 8)
+			return "needs crypt(), which this libc does not have";
+		return gate_hash_whole(sl_rest(h, n), kinds[i].salt, kinds[i].tail) ? NULL : not_whole;
+	}
+	return "is plain text or of a kind that is not read; bcrypt (htpasswd -B), $6$, $5$, $apr1$ "
+		   "and {SHA} are";
 }
 
 /* Reads an htpasswd file: NAME:HASH lines. NULL after saying why. */
@@ -10529,18 +10622,20 @@ struct tx_msg {
 	bool half;		  /* the client had shut its sending side before the answer began */
 	bool cut;		  /* the answer is not whole: the client must see that */
 	bool tcp;		  /* passthrough */
-	bool waiting;	  /* for a verdict on a password */
+	bool waiting;	  /* for a verdict on a password: that with this cookie */
 	bool told;		  /* the verdict came */
 	bool drain;		  /* what is left of the body is read and dropped */
 	bool page;		  /* LOCAL: the answer was written */
 	bool status_page; /* LOCAL: rows follow */
 	size_t row;
+	uint64_t cookie;
 	enum rep_form form;
 	struct sl rest; /* LOCAL: what is left of a long page; borrows from the route */
 	struct gate_caller who;
 	struct sl user; /* points into name */
 	struct tx_line line;
 	uint16_t nhost, npeer;
+	uint16_t port;				/* in Host, 0: none */
 	char host[RP_NAME_MAX + 3]; /* in its one form */
 	char peer[56];				/* who.addr as text, when npeer is set */
 	char name[64];
@@ -10981,6 +11076,7 @@ static bool tx_plan_host(struct tx *t)
 		t->m.nhost = (uint16_t)hd_authority(host, t->m.host, &port);
 		if (!t->m.nhost)
 			return tx_bad(t);
+		t->m.port = (uint16_t)tx_port(port, 0);
 	}
 	if (!t->req.authority.len)
 		return t->req.form == HD_ABSOLUTE && tx_bad(t);
@@ -10991,6 +11087,7 @@ static bool tx_plan_host(struct tx *t)
 	if (!t->m.nhost) { /* HTTP/1.0 without Host */
 		memcpy(t->m.host, other, n);
 		t->m.nhost = (uint16_t)n;
+		t->m.port = (uint16_t)tx_port(aport, 0);
 		return false;
 	}
 	return (!sl_eq(tx_host(t), sl_mk(other, n)) || tx_port(port, usual) != tx_port(aport, usual)) &&
@@ -11050,7 +11147,7 @@ static void tx_plan_caller(struct tx *t)
 	unsigned i = 0;
 
 	cl.nxff = 0;
-	if (t->req.seen & hd_claims) {
+	if (t->req.seen & (hd_claims | hd_cf)) {
 		while (cl.nxff < GATE_XFF_MAX && (f = hd_next(&t->req, HF_XFF, &i)))
 			cl.xff[cl.nxff++] = hd_sl(base, f->value);
 		cl.cf_ip = hd_value(&t->req, base, HF_CF_IP);
@@ -11104,6 +11201,31 @@ static bool tx_plan_https(struct rp *rp, struct tx *t)
 		   tx_fail(t, WHY_REDIRECT, t->m.is_get || t->m.is_head ? 301 : 308);
 }
 
+/* auth=: a password that is not remembered is checked by the helper, and the plan waits. */
+static bool tx_plan_auth(struct rp *rp, struct tx *t)
+{
+	struct gate_login l = {.field = hd_value(&t->req, tx_base(t), HF_AUTHORIZATION),
+						   .ip = t->m.who.addr.ip,
+						   .name = t->m.name,
+						   .cap = sizeof t->m.name};
+	enum gate_auth verdict = gate_auth_check(rp->gate, rp->dns, t->route->users, &l, rp->now);
+
+	t->m.user = l.user;
+	switch (verdict) {
+	case GATE_OK:
+		return false;
+	case GATE_ASK:
+		return tx_fail(t, WHY_AUTH_REQUIRED, 401);
+	case GATE_DENY:
+		return tx_fail(t, WHY_INTERNAL, 503);
+	case GATE_BUSY:
+		break;
+	}
+	t->m.cookie = l.cookie;
+	t->m.u_at = rp->now;
+	return t->m.waiting = true;
+}
+
 /* deny, rate, auth: in this order. */
 static bool tx_plan_gate(struct rp *rp, struct tx *t)
 {
@@ -11113,22 +11235,7 @@ static bool tx_plan_gate(struct rp *rp, struct tx *t)
 		return tx_fail(t, WHY_DENIED, 403);
 	if (r->rate && !t->m.told && (t->m.row = gate_rate(rp->gate, r, t->m.who.addr.ip, rp->now)))
 		return tx_fail(t, WHY_RATE_LIMITED, 429);
-	if (!r->auth_file)
-		return false;
-	struct sl given = hd_value(&t->req, tx_base(t), HF_AUTHORIZATION);
-	switch (gate_auth_check(rp->gate, rp->dns, r->users, given, t->c->id, rp->now, t->m.name,
-							sizeof t->m.name, &t->m.user)) {
-	case GATE_OK:
-		return false;
-	case GATE_ASK:
-		return tx_fail(t, WHY_AUTH_REQUIRED, 401);
-	case GATE_DENY:
-		return tx_fail(t, WHY_INTERNAL, 503);
-	case GATE_BUSY:
-		t->m.waiting = true;
-		return true;
-	}
-	return false;
+	return r->auth_file && !t->m.told && tx_plan_auth(rp, t);
 }
 
 /* RFC 9110 7.6.2: an OPTIONS that may go no further is answered here. */
@@ -11177,16 +11284,15 @@ static bool tx_plan(struct rp *rp, struct tx *t)
 	return true;
 }
 
-/* The verdict on a password came: the plan goes on. */
-static void tx_verdict(struct rp *rp, struct tx *t, bool good)
+/* The verdict on a password came: the plan of whoever waits for it goes on. False: this one does
+ * not. */
+static bool tx_verdict(struct tx *t, uint64_t cookie, bool good)
 {
-	(void)rp;
-	if (t->state != TX_PLAN || !t->m.waiting)
-		return;
+	if (t->state != TX_PLAN || !t->m.waiting || t->m.cookie != cookie)
+		return false;
 	t->m.waiting = false;
 	t->m.told = true;
-	if (!good)
-		(void)tx_fail(t, WHY_AUTH_REQUIRED, 401);
+	return good || tx_fail(t, WHY_AUTH_REQUIRED, 401);
 }
 
 /* ---- DIAL ---- */
@@ -11399,23 +11505,25 @@ static void tx_put_host(struct tx *t, const char *base, struct sb *b)
 	sb_crlf(b);
 }
 
-/* RFC 7239's older cousins: what every application reads. */
+/* RFC 7239's older cousins: what every application reads. X-Forwarded-For is the believed address
+ * alone: applications believe the last one that they do not trust, and they need trust us only. */
 static void tx_put_forwarded(struct tx *t, const char *base, struct sb *b)
 {
-	char peer[56];
-	struct sl who = tx_peer(t);
+	uint64_t set = t->route->set_ids; /* the operator knows better */
 
-	sb_str(b, "X-Forwarded-For: ");
-	sb_put(b, who);
-	if (memcmp(t->m.who.addr.ip, t->c->peer.ip, 16) != 0) {
-		sb_str(b, ", ");
-		sb_put(b, sl_mk(peer, addr_print(&t->c->peer, false, peer)));
+	if (!(set & HD_BIT(XFF))) {
+		sb_str(b, "X-Forwarded-For: ");
+		sb_put(b, tx_peer(t));
+		sb_crlf(b);
 	}
-	sb_str(b, t->m.who.https ? "\r\nX-Forwarded-Proto: https\r\nX-Real-IP: "
-							 : "\r\nX-Forwarded-Proto: http\r\nX-Real-IP: ");
-	sb_put(b, who);
-	sb_crlf(b);
-	if (hd_has(&t->req, HF_HOST)) {
+	if (!(set & HD_BIT(XFP)))
+		sb_str(b, t->m.who.https ? "X-Forwarded-Proto: https\r\n" : "X-Forwarded-Proto: http\r\n");
+	if (!(set & HD_BIT(REAL_IP))) {
+		sb_str(b, "X-Real-IP: ");
+		sb_put(b, tx_peer(t));
+		sb_crlf(b);
+	}
+	if (hd_has(&t->req, HF_HOST) && !(set & HD_BIT(XFH))) {
 		sb_str(b, "X-Forwarded-Host: ");
 		sb_put(b, hd_value(&t->req, base, HF_HOST));
 		sb_crlf(b);
@@ -11484,7 +11592,8 @@ static bool tx_write_request(struct rp *rp, struct tx *t)
 	if (t->route->set.n)
 		tx_hide_lines(&t->req, base, &t->route->set);
 	hd_copy(&b, &t->req, base,
-			hd_hop | hd_claims | (t->route->auth_file ? HD_BIT(AUTHORIZATION) : 0));
+			hd_hop | hd_claims | (t->m.who.cf ? 0 : hd_cf) |
+				(t->route->auth_file ? HD_BIT(AUTHORIZATION) : 0));
 	tx_put_forwarded(t, base, &b);
 	tx_put_lines(&b, &t->route->set);
 	tx_put_framing(&t->m.up, t->m.up.fr.kind == FR_LENGTH, &b);
@@ -11659,28 +11768,104 @@ RP_SELDOM
 
 /* ---- Location and its like: names of targets come out public ---- */
 
-/* The route that has a target with this authority; own ones first. NULL: it is not ours. */
-static const struct route *tx_route_of(const struct tx *t, struct sl host, uint64_t port)
+/* An absolute or protocol-relative reference, taken apart. */
+struct tx_ref {
+	char host[RP_NAME_MAX + 3]; /* in its one form */
+	size_t nhost;				/* 0: there is no authority, or none that can be read */
+	uint64_t port, usual;		/* as written, 0 none; what its scheme stands for */
+	struct sl before, rest;		/* up to the path; path, query and fragment */
+};
+
+/* Browsers take a backslash for a slash. */
+static bool tx_slash(struct sl uri, size_t i)
 {
-	const struct route *found = NULL;
+	return sl_at(uri, i) == '/' || sl_at(uri, i) == '\\';
+}
+
+static void tx_read_ref(const struct tx *t, struct sl uri, struct tx_ref *ref)
+{
+	size_t from = 0, to;
+	struct sl port;
+
+	ref->nhost = 0;
+	ref->before = sl_mk("", 0);
+	ref->usual = t->m.who.https ? 443 : 80;
+	if (uri.n > 5 && sl_iis(sl_mk(uri.p, 5), "http:"))
+		from = 5, ref->usual = 80;
+	else if (uri.n > 6 && sl_iis(sl_mk(uri.p, 6), "https:"))
+		from = 6, ref->usual = 443;
+	if (!tx_slash(uri, from) || !tx_slash(uri, from + 1))
+		return;
+	while (tx_slash(uri, from))
+		from++;
+	for (to = from; to < uri.n && !tx_slash(uri, to) && uri.p[to] != '?' && uri.p[to] != '#';)
+		to++;
+	ref->before = sl_mk(uri.p, to);
+	ref->rest = sl_rest(uri, to);
+	for (size_t i = from; i < to; i++) /* RFC 3986 3.2.1: a user name may stand there */
+		from = uri.p[i] == '@' ? i + 1 : from;
+	ref->nhost = hd_authority(sl_mk(uri.p + from, to - from), ref->host, &port);
+	ref->port = tx_port(port, 0);
+}
+
+/* Does a reference name this target? 0: no; 2: yes; 1: the ports are both the usual ones, of
+ * different schemes, as when an application takes X-Forwarded-Proto into account. */
+static int tx_names_target(const struct tx_ref *ref, const struct target *tg)
+{
+	uint64_t port = ref->port ? ref->port : ref->usual;
+	bool six = ref->host[0] == '[';
+	struct sl host = sl_mk(ref->host + six, ref->nhost - 2 * six);
+	uint8_t ip[16];
+
+	if (!tg->host || (tg->literal ? !addr_parse_ip(host, ip) || memcmp(ip, tg->addr.ip, 16) != 0
+								  : !sl_is(host, tg->host)))
+		return 0;
+	if (port == tg->port)
+		return 2;
+	return port == ref->usual && (tg->port == 80 || tg->port == 443);
+}
+
+/* Is it how this route's backends are told to call themselves: host=NAME, or for a unix socket
+ * host=target? A name that is public by itself is not meant. */
+static bool tx_names_self(const struct tx *t, const struct tx_ref *ref)
+{
+	const struct route *r = t->route;
+	const char *name = r->host_mode == RT_HOST_NAME		? r->host_name
+					   : r->host_mode == RT_HOST_TARGET ? t->target->authority
+														: NULL;
+	char host[RP_NAME_MAX + 3];
+	struct sl port;
+	size_t n = name ? hd_authority(sl_of(name), host, &port) : 0;
+
+	for (size_t i = 0; n && i < t->cf->nroute; i++)
+		if (sl_is(sl_mk(host, n), t->cf->route[i]->host))
+			return false;
+	return n && sl_eq(sl_mk(host, n), sl_mk(ref->host, ref->nhost)) &&
+		   tx_port(port, ref->usual) == (ref->port ? ref->port : ref->usual);
+}
+
+/* The route that a reference leads to through one of its targets; NULL: it is not ours. Of several
+ * the one with the very port, then one that serves the path, then this one, then the longest. */
+static const struct route *tx_route_of(const struct tx *t, const struct tx_ref *ref)
+{
+	const struct route *best = NULL;
+	int top = 0;
 
 	for (size_t i = 0; i < t->cf->nroute; i++) {
 		const struct route *r = t->cf->route[i];
+		size_t n = strlen(r->path);
+		bool serves = r->strip || (n <= ref->rest.n && memcmp(r->path, ref->rest.p, n) == 0 &&
+								   (n == ref->rest.n || !n || strchr("/?#", ref->rest.p[n])));
 		for (unsigned k = 0; k < r->ntarget; k++) {
-			const struct target *tg = &r->target[k];
-			char name[RP_NAME_MAX + 3];
-			struct sl none;
-			if (tg->kind == TG_UNIX || tg->kind == TG_TCP || (port && port != tg->port))
+			int exact = tx_names_target(ref, &r->target[k]);
+			int score = exact * 4 + serves * 2 + (r == t->route);
+			if (!exact || score < top || (score == top && n <= strlen(best->path)))
 				continue;
-			size_t n = hd_authority(sl_of(tg->authority), name, &none);
-			if (!sl_eq(host, sl_mk(name, n)))
-				continue;
-			if (r == t->route)
-				return r;
-			found = found ? found : r;
+			best = r;
+			top = score;
 		}
 	}
-	return found;
+	return best || !tx_names_self(t, ref) ? best : t->route;
 }
 
 /* The port that visitors use for HTTPS. */
@@ -11709,88 +11894,94 @@ static void tx_put_https(const struct rp *rp, const struct conf *cf, struct sl h
 /* The public way to a route: this one's as the client came here, another's by its name. */
 static void tx_put_public(struct rp *rp, struct tx *t, const struct route *r, struct sb *b)
 {
-	if (r != t->route && r->host[0] != '*') {
-		if (rp->certs && crt_any(rp->certs, sl_of(r->host))) {
-			tx_put_https(rp, t->cf, sl_of(r->host), b);
-		} else {
-			sb_str(b, "http://");
-			sb_str(b, r->host);
-		}
+	bool here = r == t->route || r->host[0] == '*';
+	struct sl host = here ? tx_host(t) : sl_of(r->host);
+
+	if (!host.n) /* HTTP/1.0 without Host: the path alone has to do */
+		return;
+	if (!here && (r->kind == RT_TCP || (rp->certs && crt_any(rp->certs, host)))) {
+		tx_put_https(rp, t->cf, host, b);
 		return;
 	}
-	sb_str(b, t->m.who.https ? "https://" : "http://");
-	if (t->m.head_gone || !hd_has(&t->req, HF_HOST))
-		sb_put(b, tx_host(t));
-	else
-		sb_put(b, hd_value(&t->req, tx_base(t), HF_HOST));
+	sb_str(b, here && t->m.who.https ? "https://" : "http://");
+	sb_put(b, host);
+	if (t->m.port && (here || !t->m.who.https)) {
+		sb_chr(b, ':');
+		sb_num(b, t->m.port);
+	}
 }
 
-/* Writes a URI reference as the client may see it. */
+/* Does a reference name the host that the client asked for? */
+static bool tx_names_host(const struct tx *t, const struct tx_ref *ref)
+{
+	return ref->nhost && sl_eq(sl_mk(ref->host, ref->nhost), tx_host(t)) &&
+		   (ref->port ? ref->port : ref->usual) == (t->m.port ? t->m.port : ref->usual);
+}
+
+/* Writes a URI reference as the client may see it: what names a target comes out public, and what
+ * strip took off is put back, also where the backend names the host that the client asked for. */
 static void tx_put_uri(struct rp *rp, struct tx *t, struct sl uri, struct sb *b)
 {
-	size_t scheme = 0;
-	uint64_t usual = 0;
-	const struct route *r = t->route;
-	struct sl port;
-	char host[RP_NAME_MAX + 3];
+	const struct route *r = t->route, *to;
+	const char *path = "";
+	struct tx_ref ref;
 
-	if (uri.n >= 7 && sl_iis(sl_mk(uri.p, 7), "http://"))
-		scheme = 7, usual = 80;
-	else if (uri.n >= 8 && sl_iis(sl_mk(uri.p, 8), "https://"))
-		scheme = 8, usual = 443;
-	else if (uri.n >= 2 && uri.p[0] == '/' && uri.p[1] == '/')
-		scheme = 2;
-	struct sl rest = sl_rest(uri, scheme);
-	if (scheme) {
-		size_t n = 0;
-		while (n < rest.n && rest.p[n] != '/' && rest.p[n] != '?' && rest.p[n] != '#')
-			n++;
-		struct sl authority = sl_mk(rest.p, n);
-		size_t at = sl_find(authority, '@');
-		if (at < authority.n)
-			authority = sl_rest(authority, at + 1);
-		size_t nhost = hd_authority(authority, host, &port);
-		bool ours = nhost && sl_eq(sl_mk(host, nhost), tx_host(t));
-		const struct route *to =
-			nhost ? tx_route_of(t, sl_mk(host, nhost), tx_port(port, usual)) : NULL;
-		if (!to && !(ours && r->strip)) {
-			sb_put(b, uri);
-			return;
-		}
-		if (to)
-			tx_put_public(rp, t, to, b);
-		else
-			sb_put(b, sl_mk(uri.p, scheme + n));
-		r = to ? to : r;
-		rest = sl_rest(rest, n);
-	} else if (sl_at(uri, 0) != '/') {
-		sb_put(b, uri);
-		return;
+	tx_read_ref(t, uri, &ref);
+	if (!ref.before.n) {
+		if (r->strip && sl_at(uri, 0) == '/')
+			path = r->path;
+	} else if (ref.nhost && (to = tx_route_of(t, &ref))) {
+		tx_put_public(rp, t, to, b);
+		path = to->strip ? to->path : "";
+		uri = ref.rest;
+		if (!t->m.nhost && !*path && sl_at(uri, 0) != '/')
+			sb_chr(b, '/');
+	} else if (r->strip && tx_names_host(t, &ref)) {
+		sb_put(b, ref.before);
+		path = r->path;
+		uri = ref.rest;
 	}
-	if (r->strip)
-		sb_str(b, r->path);
-	sb_put(b, rest);
+	sb_str(b, path);
+	sb_put(b, uri);
 }
 
-/* One field that may name a target; Refresh has its URI behind "url=". */
+/* The part of Refresh that is a URI: "5; url=URI", with or without quotes and "url=" (WHATWG HTML,
+ * 4.2.5.3). */
+static struct sl tx_refresh(struct sl v)
+{
+	size_t i = 0, k;
+
+	while (i < v.n && (v.p[i] == '.' || (v.p[i] >= '0' && v.p[i] <= '9')))
+		i++;
+	v = sl_trim(sl_rest(v, i));
+	if (sl_at(v, 0) == ';' || sl_at(v, 0) == ',')
+		v = sl_trim(sl_rest(v, 1));
+	if (v.n >= 3 && sl_iis(sl_mk(v.p, 3), "url")) {
+		struct sl rest = sl_trim(sl_rest(v, 3));
+		if (sl_at(rest, 0) == '=')
+			v = sl_trim(sl_rest(rest, 1));
+	}
+	char quote = sl_at(v, 0);
+	if (quote == '"' || quote == '\'') {
+		v = sl_rest(v, 1);
+		k = sl_find(v, quote);
+		v.n = k;
+	}
+	return v;
+}
+
+/* One field that may name a target. */
 static void tx_put_location(struct rp *rp, struct tx *t, struct hd_field *f, const char *base,
 							struct sb *b)
 {
-	struct sl v = hd_sl(base, f->value);
-	size_t at = 0;
+	struct sl v = hd_sl(base, f->value), uri = f->id == HF_REFRESH ? tx_refresh(v) : v;
+	size_t at = (size_t)(uri.p - v.p);
 
 	sb_put(b, hd_sl(base, f->name));
 	sb_str(b, ": ");
-	if (f->id == HF_REFRESH) {
-		while (at + 4 <= v.n && !sl_iis(sl_mk(v.p + at, 4), "url="))
-			at++;
-		at = at + 4 <= v.n ? at + 4 : v.n;
-		if (sl_at(v, at) == '"' || sl_at(v, at) == '\'')
-			at++;
-	}
 	sb_put(b, sl_mk(v.p, at));
-	if (at < v.n)
-		tx_put_uri(rp, t, sl_rest(v, at), b);
+	tx_put_uri(rp, t, uri, b);
+	sb_put(b, sl_rest(v, at + uri.n));
 	sb_crlf(b);
 }
 
@@ -12380,7 +12571,7 @@ static uint64_t tx_due(struct rp *rp, struct tx *t)
 	case TX_HEAD:
 		return t->m.began + t->cf->head_ms;
 	case TX_PLAN:
-		return t->m.u_at + t->cf->connect_ms;
+		return t->m.u_at + RP_AUTH_MS;
 	case TX_DIAL:
 		return tx_dial_due(t);
 	case TX_SEND:
@@ -13549,18 +13740,15 @@ static void loop_answers(struct rp *rp)
 	struct dns_answer a;
 
 	while (dns_next(rp->dns, &a)) {
-		if (a.kind == DNS_HASH)
-			(void)gate_auth_verdict(rp->gate, a.cookie, a.good, rp->now);
-		else
+		bool good = a.kind == DNS_HASH && gate_auth_verdict(rp->gate, a.cookie, a.good, rp->now);
+		if (a.kind == DNS_NAME)
 			up_answer(rp, &a);
 		for (uint32_t i = 0; i < rp->nlive; i++) {
 			struct conn *c = rp->live[i];
 			struct tx *t = c->kind == CO_CLIENT && c->phase == CP_OPEN ? c->t : NULL;
 			if (!t)
 				continue;
-			if (a.kind == DNS_HASH && c->id == a.cookie)
-				tx_verdict(rp, t, a.good);
-			if (a.kind == DNS_HASH ? c->id == a.cookie : t->state == TX_DIAL && !t->u)
+			if (a.kind == DNS_HASH ? tx_verdict(t, a.cookie, good) : t->state == TX_DIAL && !t->u)
 				tx_client(rp, c);
 		}
 	}

@@ -46,6 +46,7 @@
 #define RP_HELLO_MAX 16384	 /* bytes of a ClientHello that we look into */
 #define RP_TARGETS_MAX 16	 /* targets of one route */
 #define RP_ERROR_PAGE 65536	 /* bytes of an error-page file */
+#define RP_AUTH_MS 30000	 /* ms for a password check: 16 may wait, 2 s each on a slow router */
 #define RP_LINGER_MS 2000	 /* ms that a refused client may go on sending before we hang up */
 #define RP_LINGER_MAX 262144 /* bytes that it may send meanwhile */
 #define RP_LOG_LINE 4096	 /* bytes of one log line */
@@ -184,6 +185,7 @@ struct route {
 	uint32_t rate, burst;	  /* requests per second and bucket size; 0: no limit */
 	struct strs hide;		  /* field names, lower case */
 	struct strs set, add;	  /* "Name: value" */
+	uint64_t set_ids;		  /* which fields set= writes: bits of HEAD */
 	enum rt_verify verify;
 	uint8_t pin[32];
 	char *ca_file;				 /* owns; NULL: the system's bundle */

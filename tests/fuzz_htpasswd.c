@@ -37,7 +37,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
 	static struct gate *g;
 	static struct dns_room dns; /* no helper runs: it has always just died */
-	struct sl rest = sl_mk(data, size), field = sl_mk("", 0), user;
+	static const uint8_t ip[16];
+	struct sl rest = sl_mk(data, size), field = sl_mk("", 0);
 	char name[64];
 
 	log_sink.starting = false;
@@ -58,9 +59,9 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 		FUZZ_HOLDS(one->name.p >= u->text && one->hash.p > one->name.p);
 	}
 	char *exact = fuzz_copy(field.p, field.n);
-	enum gate_auth verdict =
-		gate_auth_check(g, &dns, u, sl_mk(exact, field.n), 1, dns.helper[DNS_HASH].died_at, name,
-						sizeof name, &user);
+	struct gate_login l = {
+		.field = sl_mk(exact, field.n), .ip = ip, .name = name, .cap = sizeof name};
+	enum gate_auth verdict = gate_auth_check(g, &dns, u, &l, dns.helper[DNS_HASH].died_at);
 	FUZZ_HOLDS(verdict == GATE_ASK || (verdict == GATE_DENY && u->n));
 	free(exact);
 	gate_users_free(u);

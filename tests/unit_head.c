@@ -607,7 +607,9 @@ static void known_fields_are_known_in_any_case(void)
 	}
 	HOLDS(hd_lookup(sl_of("X-Forwarded-Anything")) == HF_XF_OTHER);
 	HOLDS(hd_lookup(sl_of("x-forwarded-")) == HF_XF_OTHER);
-	HOLDS(hd_lookup(sl_of("X-Forwarded")) == HF_OTHER);
+	HOLDS(hd_lookup(sl_of("X-Forwarded")) == HF_XF_OTHER);
+	HOLDS(hd_lookup(sl_of("CF-Ray")) == HF_CF_OTHER && hd_lookup(sl_of("cf-")) == HF_CF_OTHER);
+	HOLDS(hd_lookup(sl_of("X-Forward-For")) == HF_OTHER && hd_lookup(sl_of("CF")) == HF_OTHER);
 	HOLDS(hd_lookup(sl_of("X")) == HF_OTHER);
 	char wide[260]; /* 256 more than "host": not to be taken for it */
 	memset(wide, 'x', sizeof wide);
