@@ -60,10 +60,10 @@ musl := $(D)/musl/lib/libc.a
 # Nothing of the compiler's own C library and start files is used: they are built for a larger
 # processor of the family. Where its libgcc is too, a cleaned one is made below.
 own += -nostdinc -isystem $(CURDIR)/$(D)/musl/include -isystem $(shell $(CC) -print-file-name=include)
-ldown += -nostdlib -L$(D)/musl/lib
+ldown += -nostdlib -L$(D)/musl/lib -Wl,--build-id=none
+small := $($(TARGET)-small)
 ifneq ($(filter -msoft-float,$(CC)),)
 libgcc := $(D)/libgcc.a
-libs := $(no_floats:%=-Wl,--defsym=%=abort)
 endif
 libs += -Wl,--start-group -lc $(if $(libgcc),$(libgcc),-lgcc -lgcc_eh) -Wl,--end-group
 else ifdef SYSTEM
@@ -74,8 +74,6 @@ STATIC ?= 1
 # Debian's musl comes without crypt(3), which password files need: it is compiled from musl's source.
 ifeq ($(wildcard bearssl/src),)
 crypt := $(D)/libcrypt.a
-# Hashes that rproxy refuses when it reads them: never called, not linked.
-no_crypt := -Wl,--defsym=__crypt_des=abort,--defsym=__crypt_md5=abort
 else ifneq ($(shell printf 'char *crypt();int main(){return !crypt();}' | $(CC) -x c - -o /dev/null 2>&1),)
 own += -DRP_CRYPT=0
 endif
@@ -94,10 +92,16 @@ ifeq ($(filter -fno-pie,$(CC) $(CFLAGS)),)
 own += -fPIE
 crt := -static -nostartfiles -Wl,-pie,--no-dynamic-linker,-z,text -l:rcrt1.o
 else
-crt := -static -nostartfiles -l:crt1.o
+# No address in it is set at start: nothing to make read-only afterwards.
+crt := -static -nostartfiles -Wl,-z,norelro -l:crt1.o
 endif
 else ifneq ($(shell printf '\043include <features.h>\n' | $(CC) -E -dM - 2>/dev/null | grep -w __GLIBC__),)
 libs += -lcrypt
+endif
+
+# Hashes that rproxy refuses when it reads them: never called, not linked.
+ifneq ($(TARGET)$(crypt),)
+no_crypt := -Wl,--defsym=__crypt_des=abort,--defsym=__crypt_md5=abort
 endif
 
 ifdef SYSTEM
@@ -110,7 +114,7 @@ include := -isystem $(BEARSSL_DIR)/inc
 endif
 
 # $(call program,OUTPUT,SOURCE,FLAGS): compiles and links one program.
-program = $(CC) $(CPPFLAGS) $(CFLAGS) $(own) $(include) $3 -o $1 \
+program = $(CC) $(CPPFLAGS) $(CFLAGS) $(own) $(small) $(include) $3 -o $1 \
 	$(ldown) $(LDFLAGS) $(crt) $2 $(bearssl) $(crypt) $(no_crypt) $(libs)
 
 # The same for tests: glibc, sanitizers, invariants after every turn.
@@ -147,18 +151,26 @@ build/rproxy-debug: rproxy.c $(debug_needs)
 # What the last build was made with: when it changes, everything is made again.
 $(D)/.flags: force | $(need)
 	@mkdir -p $(@D)
-	@printf '%s\n' '$(subst ','\'',$(call program) $(AR) $(BEARSSL_DIR))' >$@.new
+	@printf '%s\n' '$(subst ','\'',$(call program) $(AR) $(BEARSSL_DIR) $(bearssl_not) \
+		$(bearssl_fast) $(if $(TARGET),$(musl_dirs) $(musl_not) $(musl_small)))' >$@.new
 	@cmp -s $@.new $@ && rm $@.new || mv $@.new $@
 
 # ---- BearSSL and musl ---------------------------------------------------------------------------
+
+# Files that rproxy has no use for: older ciphers, arithmetic for other processors, making of keys.
+bearssl_not := i15|_m15|i32_[^d]|_i32|/des_|aes_(big|small)|_cbc|keygen|shake|oaep|pss|encode_|tls10
+# Files that are worth their size: what works on every byte, or on every number of a handshake.
+bearssl_fast := /(symcipher|hash)/|i(31|62)_(mont|mul|modpow2|sub|add)|ec_(p256|c25519)
 
 # $(call bearssl_lib,COMPILER AND FLAGS,AR): builds $@ out of $(BEARSSL_DIR).
 define bearssl_lib
 @echo "BearSSL: $(BEARSSL_DIR) -> $@"
 @rm -rf $(@D)/bearssl && mkdir -p $(@D)/bearssl
-@cd $(@D)/bearssl && printf '%s\n' $(abspath $(BEARSSL_DIR))/src/*.c \
-	$(abspath $(BEARSSL_DIR))/src/*/*.c | xargs -n 16 -P $(JOBS) $1 \
-	-I$(abspath $(BEARSSL_DIR))/src -I$(abspath $(BEARSSL_DIR))/inc -c
+@cd $(@D)/bearssl && ls $(abspath $(BEARSSL_DIR))/src/*.c $(abspath $(BEARSSL_DIR))/src/*/*.c | \
+	grep -vE '$(bearssl_not)' >files; set -- -n 8 -P $(JOBS) $1 \
+	-I$(abspath $(BEARSSL_DIR))/src -I$(abspath $(BEARSSL_DIR))/inc -c; \
+	grep -E '$(bearssl_fast)' files | xargs "$$@" && \
+	grep -vE '$(bearssl_fast)' files | xargs "$$@" $(small)
 @$2 rcs $@ $(@D)/bearssl/*.o
 endef
 
@@ -175,6 +187,8 @@ build/bearssl/inc/bearssl.h: build/fetched/$(bearssl_tar)
 build/musl/configure: build/fetched/$(musl_tar)
 	rm -rf build/musl && mkdir -p build/musl
 	tar xmf $< -C build/musl --strip-components=1
+	# its printf without floating point, which rproxy has none of: MIPS routers lack it
+	sed -i 's/l = fmt_fp(.*/goto inval;/' build/musl/src/stdio/vfprintf.c
 
 $(D)/libcrypt.a: build/musl/configure $(D)/.flags | $(need)
 	@echo "crypt: build/musl/src/crypt -> $@"
@@ -206,14 +220,17 @@ $(D)/musl/lib/libc.a: build/musl/configure $(D)/.flags | $(need)
 	@rm -rf $(D)/musl $(D)/musl-build && mkdir -p $(D)/musl-build
 	@cd $(D)/musl-build && ../../musl/configure --target=$($(TARGET)-triple) --disable-shared \
 		--prefix=$(CURDIR)/$(D)/musl CC="$(CC)" CFLAGS="$(CFLAGS)" >configure.log 2>&1 && \
-		$(MAKE) -s -j$(JOBS) CFLAGS="$(CFLAGS)" install-libs install-headers >make.log 2>&1 || \
-		{ tail -20 *.log; exit 1; }
+		echo '$(musl_small:%=obj/src/%.o): CFLAGS_ALL += $(small)' >>config.mak && \
+		$(MAKE) -s -j$(JOBS) CFLAGS="$(CFLAGS)" SRC_DIRS='$(musl_dirs:%=$$(srcdir)/%)' \
+		LIBC_OBJS='$$(filter-out $(musl_not:%=obj/src/%),$$(filter obj/src/%,$$(ALL_OBJS)))' \
+		lib/libc.a lib/crt1.o lib/rcrt1.o install-headers >make.log 2>&1 && \
+		cp -r lib ../musl || { tail -20 *.log; exit 1; }
 
 # libgcc's arithmetic on whole numbers, without the marks of the float ABI that it was built for.
 $(libgcc): $(musl)
 	@rm -rf $(D)/libgcc $@ && mkdir -p $(D)/libgcc
 	@cd $(D)/libgcc && ar x $$($(CC) -print-libgcc-file-name) $(libgcc_members:%=%.o) && for o in *.o; do \
-		$($(TARGET)-triple)-objcopy -R .gnu.attributes -R .MIPS.abiflags $$o; done
+		$($(TARGET)-triple)-objcopy -R .gnu.attributes -R .MIPS.abiflags -R .eh_frame $$o; done
 	@$(AR) rcs $@ $(D)/libgcc/*.o
 endif
 
