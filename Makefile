@@ -298,8 +298,8 @@ lint: $(BIN) build/.need-check ## warnings, format, cppcheck, order and doors of
 check: build/.need-check $(BIN) build/rproxy-debug ## every test; the last line counts them
 	-@$(MAKE) -s -k -j$(JOBS) $(units:%=build/tests/%) $(sims:%=build/tests/%) \
 		$(fuzzers:%=build/fuzz-quick/%)
-	@$(each) $(foreach t,lint unit sim fuzz-quick behaviour behaviour-release spec,\
-		"$(MAKE) -s $t")
+	@$(each) $(foreach t,lint unit sim fuzz-quick behaviour behaviour-release spec soak,\
+		"$(MAKE) -s $t SOAK=40s")
 
 demo: $(BIN) build/.need-demo ## two sites behind one address; DEMO=once ends after the proof
 	@RPROXY=$(BIN) tests/demo.sh
