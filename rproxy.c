@@ -11844,6 +11844,22 @@ static bool tx_names_self(const struct tx *t, const struct tx_ref *ref)
 		   tx_port(port, ref->usual) == (ref->port ? ref->port : ref->usual);
 }
 
+/* Does a backend mean itself that does not know how it is reached? By the name that the visitor has
+ * for it, but with its own port, or without the TLS that ends here; or as "localhost". */
+static bool tx_names_own(const struct tx *t, const struct tx_ref *ref)
+{
+	struct sl host = sl_mk(ref->host, ref->nhost);
+	bool local = sl_is(host, "localhost"), http = ref->usual == 80, https = t->m.who.https;
+
+	if (!local && !sl_eq(host, tx_host(t)))
+		return false;
+	if (!local &&
+		((ref->usual == 443 && !https) || (http && https && t->route->plain && !ref->port)))
+		return false; /* it sends the visitor from http to https, or back */
+	return (ref->port ? ref->port : ref->usual) == t->target->port ||
+		   (!local && http && https && ref->port == t->m.port);
+}
+
 /* The route that a reference leads to through one of its targets; NULL: it is not ours. Of several
  * the one with the very port, then one that serves the path, then this one, then the longest. */
 static const struct route *tx_route_of(const struct tx *t, const struct tx_ref *ref)
@@ -11865,7 +11881,7 @@ static const struct route *tx_route_of(const struct tx *t, const struct tx_ref *
 			top = score;
 		}
 	}
-	return best || !tx_names_self(t, ref) ? best : t->route;
+	return best || !(tx_names_self(t, ref) || tx_names_own(t, ref)) ? best : t->route;
 }
 
 /* The port that visitors use for HTTPS. */

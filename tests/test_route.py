@@ -175,6 +175,47 @@ def test_addresses_of_targets_come_out_public(proxy, backend, field):
         assert p.ask(host="a.test").get(field) == outer
 
 
+@pytest.mark.release
+@pytest.mark.parametrize("came, said, shown", [
+    # A server that listens on a port of its own and shows it (nginx), or that sees no TLS (Apache).
+    ("https", "http://{host}:{port}/dir/", "https://{host}:{public}/dir/"),
+    ("https", "https://{host}:{port}/dir/", "https://{host}:{public}/dir/"),
+    ("https", "//{host}:{port}/dir/", "https://{host}:{public}/dir/"),
+    ("https", "http://{host}:{public}/dir/", "https://{host}:{public}/dir/"),
+    ("https", "http://localhost:{port}/dir/", "https://{host}:{public}/dir/"),
+    ("http", "http://{host}:{port}/dir/", "http://{host}:{public}/dir/"),
+    ("http", "http://localhost:{port}/dir/", "http://{host}:{public}/dir/"),
+    # What may be meant as it is said.
+    ("https", "https://{host}:{public}/dir/", "https://{host}:{public}/dir/"),
+    ("https", "https://{host}/dir/", "https://{host}/dir/"),
+    ("https", "http://{host}/dir/", "http://{host}/dir/"),
+    ("https", "http://localhost/dir/", "http://localhost/dir/"),
+    ("https", "http://{host}:9/dir/", "http://{host}:9/dir/"),
+    ("https", "http://other.test:{public}/", "http://other.test:{public}/"),
+    ("http", "https://{host}/dir/", "https://{host}/dir/"),
+    ("http", "https://{host}:{port}/dir/", "https://{host}:{port}/dir/"),
+    ("http", "https://{host}:{public}/dir/", "https://{host}:{public}/dir/"),
+    ("http", "http://{host}:{public}/dir/", "http://{host}:{public}/dir/")])
+def test_a_backend_that_names_itself_as_it_sees_itself(proxy, backend, certs, came, said, shown):
+    b = backend()
+    p = proxy(f"a.test={b.url} plain", https="127.0.0.1:0", cert=certs("a.test").pem)
+    public = (p.https if came == "https" else p.http)[0]
+    where = {"host": "a.test", "port": b.port, "public": public}
+    b.handler = says(reply(302, "Location: " + said.format(**where)))
+    client = p.client("a.test" if came == "https" else None)
+    answer = client.ask(host=f"A.test:{public}")
+    assert answer.get("Location") == shown.format(**where)
+    answer = client.ask(host=f"A.test:{public}", method="POST", body=b"x" * 50000)
+    assert answer.get("Location") == shown.format(**where)
+
+
+def test_the_address_that_comes_out_public_has_the_prefix_that_was_taken_off(proxy, backend):
+    b = backend()
+    p = proxy(f"a.test/app={b.url} strip")
+    b.handler = says(reply(302, f"Location: http://a.test:{b.port}/dir/"))
+    assert p.ask("/app/dir", host="a.test").get("Location") == "http://a.test/app/dir/"
+
+
 def test_refresh_comes_out_public(proxy, backend):
     b = backend()
     b.handler = says(reply(200, f"Refresh: 5; url={b.url}/next", body=b"x"))
