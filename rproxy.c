@@ -2037,7 +2037,7 @@ static enum hd_id hd_lookup(struct sl name)
 static int hd_bad(struct hd *h, enum why why, int status)
 {
 	h->why = why;
-	h->status = status;
+	h->status = h->response ? 502 : status;
 	return -1;
 }
 
@@ -2142,7 +2142,8 @@ static int hd_field_line(struct hd *h, const char *base, struct sl line)
 	if (!name.n || name.n == line.n)
 		return hd_bad(h, bad, 400);
 	f->id = (uint8_t)hd_lookup(name);
-	for (size_t i = 0; f->id == HF_OTHER && i < name.n; i++)
+	bool known = f->id != HF_OTHER && f->id != HF_XF_OTHER; /* each byte of it is */
+	for (size_t i = 0; !known && i < name.n; i++)
 		all &= sl_class[(uint8_t)name.p[i]];
 	if (!(all & SL_TCHAR)) /* RFC 9112 5.1: no blank before the colon, for one */
 		return hd_bad(h, bad, 400);

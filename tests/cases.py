@@ -336,6 +336,8 @@ refuse("field-endless", "9110 5.4", req()[:-2] + b"X: " + b"v" * 40000, "431")
 
 refuse("field-space-before-colon", "5.1", req("X-A : b"))
 refuse("field-tab-before-colon", "5.1", req("X-A\t: b"))
+refuse("field-forwarded-space-before-colon", "5.1", req("X-Forwarded-For : b"))
+refuse("field-forwarded-not-a-token", "5.1", req("X-Forwarded-F)r: b"))
 refuse("field-host-space-before-colon", "5.1", req("Host : app.test", host=None))
 refuse("field-obs-fold", "5.2", req("X-A: b", " c"))
 refuse("field-obs-fold-tab", "5.2", req("X-A: b", "\tc"))
