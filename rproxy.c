@@ -8743,8 +8743,9 @@ RP_OFTEN
  * Owns: struct up.  Borrows: idle connections (CO_IDLE, in newest-first lists).
  * Fails: up_dial with NULL and the reason.
  * Spec: RFC 9112 9.3 and 9.6; the magic packet as AMD published it.
- * Door: up_of up_hold up_drop up_pick up_dial up_advance up_report up_take up_keep up_retire up_reap_one
- *       up_names up_answer up_step up_check_io up_wake up_addrs up_close up_is_out up_names_needed
+ * Door: up_of up_hold up_drop up_pick up_dial up_introduce up_advance up_report up_take up_keep
+ *       up_retire up_reap_one up_names up_answer up_step up_check_io up_wake up_addrs up_close
+ *       up_is_out up_names_needed
  */
 
 #define UP_OUT_MS 1000		/* how long a failing target is left out at first; it doubles */
@@ -9079,10 +9080,9 @@ RP_SELDOM
 
 /* ---- connecting ---- */
 
-/* Begins a connection to address number i of a target, the last good one first; for send-proxy the
- * client's addresses are said first. NULL with *why. */
-static struct conn *up_dial(struct rp *rp, const struct route *r, const struct target *tg,
-							unsigned i, struct conn *client, enum conn_kind kind, enum why *why)
+/* Begins a connection to address number i of a target, the last good one first. NULL with *why. */
+static struct conn *up_dial(struct rp *rp, const struct target *tg, unsigned i, enum conn_kind kind,
+							enum why *why)
 {
 	const struct up *u = up_of(rp, tg);
 	struct addr a = tg->literal ? tg->addr
@@ -9099,17 +9099,18 @@ static struct conn *up_dial(struct rp *rp, const struct route *r, const struct t
 	}
 	c->up = tg->up;
 	c->peer = a;
-	if (r->send_proxy) {
-		uint8_t head[108];
-		size_t n = net_proxy_write(r->send_proxy, client ? &client->peer : NULL,
-								   client ? net_local(client) : NULL, head);
-		if (!net_say(rp, c, sl_mk(head, n))) {
-			net_close(rp, c);
-			*why = WHY_INTERNAL;
-			return NULL;
-		}
-	}
 	return c;
+}
+
+/* With send-proxy, whose connection it is goes out first, even before TLS. src, dst NULL: nobody's,
+ * it is a check. False: there is no buffer. */
+static bool up_introduce(struct rp *rp, const struct route *r, struct conn *c,
+						 const struct addr *src, const struct addr *dst)
+{
+	uint8_t head[108];
+
+	return !r->send_proxy ||
+		   net_say(rp, c, sl_mk(head, net_proxy_write(r->send_proxy, src, dst, head)));
 }
 
 enum up_going { UP_WAIT, UP_OPEN, UP_FAIL };
@@ -9245,10 +9246,15 @@ static void up_check(struct rp *rp, const struct route *r, const struct target *
 	if (u->check || (u->check_due && !tm_due(&u->check_due, rp->now)) || !rp->nfree ||
 		up_names(rp, tg) == UP_ASKING)
 		return;
-	u->check = up_addrs(rp, tg) ? up_dial(rp, r, tg, 0, NULL, CO_CHECK, &why) : NULL;
+	u->check = up_addrs(rp, tg) ? up_dial(rp, tg, 0, CO_CHECK, &why) : NULL;
+	if (u->check && !up_introduce(rp, r, u->check, NULL, NULL)) {
+		net_close(rp, u->check);
+		u->check = NULL;
+		why = WHY_INTERNAL;
+	}
 	if (u->check)
 		tm_set(&u->check->due, rp->now, UP_CHECK_WAIT_MS);
-	else if (why != WHY_INTERNAL) /* that would be our own want of something */
+	else if (why != WHY_INTERNAL) /* our own want of something says nothing of it */
 		up_check_end(rp, u, tg->label, false);
 }
 
@@ -11466,10 +11472,12 @@ static bool tx_dial(struct rp *rp, struct tx *t)
 		t->c->again = true; /* its place is free in the next turn */
 		return false;
 	}
-	u = up_dial(rp, t->route, t->target, t->m.addr, t->c, CO_UPSTREAM, &why);
+	u = up_dial(rp, t->target, t->m.addr, CO_UPSTREAM, &why);
 	if (!u)
 		return tx_dial_failed(rp, t, why);
 	tx_dialled(rp, t, u);
+	if (t->route->send_proxy && !up_introduce(rp, t->route, u, &t->m.who.addr, net_local(t->c)))
+		return tx_dial_failed(rp, t, WHY_INTERNAL);
 	return true;
 }
 
@@ -13098,6 +13106,15 @@ static void life_warn_uncovered(const struct conf *cf, const struct crt_set *cer
 	}
 }
 
+/* A router without a battery: said once, with the first target that it matters for. */
+static void life_warn_clock(const struct conf *cf, const struct conf *old)
+{
+	if (sys_wall() < RP_CLOCK_SANE && life_any(cf, TG_HTTPS) && !(old && life_any(old, TG_HTTPS)))
+		log_event(LOG_WARN,
+				  "the clock says a time before 2024: dates of backends' certificates are not "
+				  "judged until it is set");
+}
+
 static uint64_t life_bytes(const struct conf *cf)
 {
 	uint32_t server = life_listens(cf, LS_HTTPS) ? cf->max_conns : 0;
@@ -13361,6 +13378,7 @@ static void life_swap(struct rp *rp, struct conf *cf, struct life_next *n)
 		sys_pid_end(rp->pid, old ? old->pid_file : NULL);
 	rp->pid = n->pid;
 	rp->cf = cf;
+	life_warn_clock(cf, old);
 	tx_drop_conf(rp, old);
 	crt_drop(rp->certs);
 	rp->certs = n->certs;
@@ -13395,10 +13413,6 @@ static int life_start(struct rp *rp, struct conf *cf)
 		return 1;
 	crt_warn_expiry(rp->certs, sys_wall());
 	rp->warned_day = sys_wall() / 86400;
-	if (sys_wall() < RP_CLOCK_SANE && life_any(cf, TG_HTTPS))
-		log_event(LOG_WARN,
-				  "the clock says a time before 2024: dates of backends' certificates are not "
-				  "judged until it is set");
 	sys_signals();
 	life_greet(rp);
 	return 0;
