@@ -4,12 +4,14 @@ import base64
 import datetime
 import hashlib
 import json
+import pathlib
 import re
+import resource
 import time
 
 import pytest
 
-from harness import COMBINED, TROUBLE, dead_port, reply, request, reset, says, wait_for
+from harness import COMBINED, TROUBLE, dead_port, reply, request, reset, run, says, wait_for
 
 MEMBERS = """time peer vhost method target version status bytes upstream total_ms first_ms tls
 cipher reason referer agent""".split()
@@ -187,6 +189,43 @@ def test_reason_client_gone(proxy, backend):
     wait_for(lambda: b.requests, "the request")
     reset(client.sock)
     assert p.access()[0].reason == "client-gone"
+
+
+def test_reason_upstream_waking(proxy):
+    p = proxy(f"app.test=http://127.0.0.1:{dead_port()} wake=00:11:22:33:44:55@127.0.0.1",
+              expect=[TROUBLE])
+    assert p.ask().status == 503
+    assert p.access()[0].reason == "upstream-waking"
+
+
+def test_reason_internal(proxy, backend):
+    """A client got the last descriptor, and none is left for the backend."""
+    p = proxy(f"app.test={backend().url}", expect=[TROUBLE, "rproxy: can't accept: .*descriptor.*"])
+    last = max(map(int, p.descriptors()))
+    resource.prlimit(p.process.pid, resource.RLIMIT_NOFILE,
+                     (last + 2, resource.prlimit(p.process.pid, resource.RLIMIT_NOFILE)[1]))
+    client = p.client()
+    assert [client.ask().status for _ in range(2)] == [503, 503]
+    assert p.access()[0].reason == "internal"
+
+
+# The others have their tests where their cause is at home.
+ELSEWHERE = {"head-timeout": "test_timeouts.py", "body-timeout": "test_timeouts.py",
+             "client-stalled": "test_timeouts.py", "upstream-stalled": "test_timeouts.py",
+             "misdirected": "test_tls.py", "upstream-tls": "test_tls.py",
+             "draining": "test_signals.py"}
+
+
+def test_every_reason_has_a_test_that_makes_it_happen():
+    reasons = re.findall(r"(?m)^\| `(\S+)` \|", run("--help=reasons")[1])
+    assert len(reasons) > 20
+    here = pathlib.Path(__file__)
+    for reason in reasons:
+        name = "test_reason_" + reason.replace("-", "_")
+        if reason in ELSEWHERE:
+            assert f'"{reason}"' in (here.parent / ELSEWHERE[reason]).read_text(), reason
+        else:
+            assert reason in RAW or f"def {name}(" in here.read_text(), reason
 
 
 def test_credentials_and_user(proxy, backend, tmp_path):
