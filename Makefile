@@ -190,10 +190,11 @@ build/musl/configure: build/fetched/$(musl_tar)
 	# its printf without floating point, which rproxy has none of: MIPS routers lack it
 	sed -i 's/l = fmt_fp(.*/goto inval;/' build/musl/src/stdio/vfprintf.c
 
-$(D)/libcrypt.a: build/musl/configure $(D)/.flags | $(need)
+$(D)/libcrypt.a: build/musl/configure Makefile $(D)/.flags | $(need)
 	@echo "crypt: build/musl/src/crypt -> $@"
 	@rm -rf $(D)/crypt && mkdir -p $(D)/crypt
 	@cd $(D)/crypt && $(CC) $(CFLAGS) $(own) -D_GNU_SOURCE '-Dhidden=__attribute__((visibility("hidden")))' -Os -w -idirafter $(CURDIR)/build/musl/include \
+		-Werror=implicit-function-declaration -include $(CURDIR)/build/musl/src/include/crypt.h \
 		-c $(CURDIR)/build/musl/src/crypt/*.c
 	@$(AR) rcs $@ $(D)/crypt/*.o
 

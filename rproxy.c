@@ -9827,7 +9827,7 @@ static const char *gate_hash_fault(struct sl h)
 		size_t salt, tail;
 	} kinds[] = {{"$2y$", 2, 53}, {"$2b$", 2, 53}, {"$2a$", 2, 53},
 				 {"$5$", 16, 43}, {"$6$", 16, 86}, {"$apr1$", 8, 22}};
-	static const char not_whole[] = "is not a whole hash";
+	static const char not_whole[] = "the hash is not whole";
 	uint8_t sha[20];
 
 	if (h.n > 5 && memcmp(h.p, "{SHA}", 5) == 0)
@@ -9837,11 +9837,11 @@ static const char *gate_hash_fault(struct sl h)
 		if (h.n < n || memcmp(h.p, kinds[i].kind, n) != 0)
 			continue;
 		if (!RP_CRYPT && kinds[i].salt != 8)
-			return "needs crypt(), which this libc does not have";
+			return "its hash needs crypt(), which this libc does not have";
 		return gate_hash_whole(sl_rest(h, n), kinds[i].salt, kinds[i].tail) ? NULL : not_whole;
 	}
-	return "is plain text or of a kind that is not read; bcrypt (htpasswd -B), $6$, $5$, $apr1$ "
-		   "and {SHA} are";
+	return "the password is plain text or of a kind that is not read; bcrypt (htpasswd -B), $6$, "
+		   "$5$, $apr1$ and {SHA} are";
 }
 
 /* Reads an htpasswd file: NAME:HASH lines. NULL after saying why. */
@@ -9877,10 +9877,9 @@ static struct gate_users *gate_read(const char *file)
 		one->hash = sl_rest(l, colon + 1);
 		one->hash.n = sl_find(one->hash, ':');
 		const char *fault =
-			!colon || colon == l.n ? "is not NAME:HASH" : gate_hash_fault(one->hash);
+			!colon || colon == l.n ? "it is not NAME:HASH" : gate_hash_fault(one->hash);
 		if (fault)
-			log_event(LOG_WARN, "%s:%u: this line can't be used: the password %s", file, line,
-					  fault);
+			log_event(LOG_WARN, "%s:%u: this line can't be used: %s", file, line, fault);
 		else
 			u->n++;
 	}

@@ -231,21 +231,33 @@ class Answer:
         return f"<{self.line!r} {list(self.fields)} {self.body[:300]!r}>"
 
 
+def proxy_line(peer, to="127.0.0.1", ports="4711 80"):
+    """The version 1 header of the PROXY protocol for a connection from `peer`."""
+    six = ":" in peer
+    to = "::1" if six and ":" not in to else to
+    return f"PROXY TCP{'6' if six else '4'} {peer} {to} {ports}\r\n".encode()
+
+
 class Client(Reader):
-    """A connection to the proxy. `name`: TLS with this SNI; "" is TLS without SNI."""
+    """A connection to the proxy. `name`: TLS with this SNI; "" is TLS without SNI. `source`: the
+    address to come from; `first`: what is said before anything else, TLS included."""
 
     every = []  # so that a test need not close them
 
     def __init__(self, port, name=None, address="127.0.0.1", context=None, rcvbuf=None,
-                 session=None):
+                 session=None, source=None, first=b""):
         family = socket.AF_INET6 if ":" in address else socket.AF_INET
         sock = socket.socket(family)
         Client.every.append(sock)
         if rcvbuf:  # before connect, or the window scale is already agreed
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, rcvbuf)
         sock.settimeout(PATIENCE)
+        if source:
+            sock.bind((source, 0))
         sock.connect((address, port))
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if first:
+            sock.sendall(first)
         if name is not None:
             sock = context.wrap_socket(sock, server_hostname=name or None, session=session)
             Client.every.append(sock)
