@@ -297,6 +297,87 @@ class Client(Reader):
         return self.answer(method)
 
 
+class Talk:
+    """A TLS client that hands out and takes in its bytes one by one. Without a port: `raw` is to be
+    set before anything is sent. `records` are the types and lengths of those that came."""
+
+    def __init__(self, name, context, port=None, session=None):
+        self.incoming, self.outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+        self.tls = context.wrap_bio(self.incoming, self.outgoing, server_hostname=name or None,
+                                    session=session)
+        self.raw = Client(port) if port else None
+        self.records, self.part = [], b""
+
+    def hello(self):
+        """The ClientHello, not sent yet."""
+        try:
+            self.tls.do_handshake()
+        except ssl.SSLWantReadError:
+            pass
+        return self.outgoing.read()
+
+    def flush(self):
+        data = self.outgoing.read()
+        if data:
+            self.raw.send(data)
+
+    def came(self):
+        """Takes in what comes next."""
+        data = self.raw.sock.recv(65536)
+        if not data:
+            raise EOFError
+        self.incoming.write(data)
+        self.part += data
+        while len(self.part) >= 5:
+            size = int.from_bytes(self.part[3:5], "big")
+            if len(self.part) < 5 + size:
+                break
+            self.records.append((self.part[0], size))
+            self.part = self.part[5 + size:]
+
+    def run(self, what, *args):
+        """Repeats an operation of the TLS object until it is done."""
+        while True:
+            try:
+                value = what(*args)
+                self.flush()
+                return value
+            except ssl.SSLWantReadError:
+                self.flush()
+                self.came()
+
+    def shake(self):
+        self.run(self.tls.do_handshake)
+        return self
+
+    def send(self, data):
+        self.tls.write(data)
+        self.flush()
+
+    def read(self, n):
+        """Exactly n bytes."""
+        got = b""
+        while len(got) < n:
+            got += self.run(self.tls.read, n - len(got))
+        return got
+
+    def goodbye(self):
+        """close_notify: no more will be sent; what comes can still be read."""
+        try:
+            self.tls.unwrap()
+        except ssl.SSLWantReadError:
+            pass
+        self.flush()
+
+    def ask(self, host="vpn.test", end=b"inside"):
+        """A request; the answer ends like that."""
+        self.shake().send(request(host=host))
+        got = b""
+        while not got.endswith(end):
+            got += self.run(self.tls.read, 65536)
+        return got
+
+
 # ==[ backends ]===================================================================================
 
 
@@ -484,7 +565,8 @@ class Authority:
     def __call__(self, *names, kind="ec", life=(-1, 300)):
         if (names, kind, life) not in self.made:
             key = (ec.generate_private_key(ec.SECP256R1()) if kind == "ec" else
-                   rsa.generate_private_key(public_exponent=65537, key_size=2048))
+                   ec.generate_private_key(ec.SECP384R1()) if kind == "p384" else
+                   rsa.generate_private_key(65537, 4096 if kind == "rsa4096" else 2048))
             self.made[names, kind, life] = Cert(self.folder, f"cert{len(self.made)}", names, key,
                                                 self.root, life)
         return self.made[names, kind, life]
