@@ -287,7 +287,7 @@ fuzz: $(fuzzers:%=build/fuzz/%) ## each fuzzer for FUZZ_TIME seconds, findings i
 		-artifact_prefix=build/fuzz/$$f.found/ build/fuzz/$$f.corpus $$seeds || exit 1; done
 
 pytest = $(PYTHON) -m pytest -q -p no:cacheprovider
-behaviour: build/rproxy-debug build/.need-check ## the debug binary between real clients and backends
+behaviour: build/rproxy-debug $(BIN) build/.need-check ## the debug binary between real clients and backends
 	@RPROXY=$(CURDIR)/build/rproxy-debug $(pytest) $(TESTS) tests
 behaviour-release: $(BIN) build/.need-check ## the quick part of it on the release binary
 	@RPROXY=$(CURDIR)/$(BIN) $(pytest) -m release tests

@@ -8,16 +8,18 @@ import pathlib
 import re
 import shlex
 import shutil
+import signal
 import socket
 import stat
 import subprocess
 import sys
 import tarfile
+import threading
 
 import pytest
 from cryptography import x509
 
-from harness import BINARY, PATIENCE, ROOT, Client, dead_port, run
+from harness import BINARY, PATIENCE, ROOT, Client, dead_port, run, wait_for
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent / "openwrt"))
 from router import PACKAGE, Router  # noqa: E402
@@ -472,6 +474,95 @@ def test_what_a_signal_cannot_change_restarts_it_and_says_so(router):
     assert not restarts(r, calls)
     r.uci(text + "option jail 0\n")
     assert restarts(r, calls)
+
+
+class Jailed:
+    """The instance as ujail would run it. Who is not root stays himself."""
+
+    def __init__(self, r, folder):
+        (raw,) = r.service.instances.values()
+        assert set(raw["jail"]["mount"].values()) == {"0"}
+        uid, jail = (NOBODY if os.geteuid() == 0 else 0), folder / "jail"
+        jail.mkdir()
+        shutil.copy(ROOT / "build/rproxy", jail / "rproxy")  # static: it needs no other file
+        self.outer = subprocess.Popen(
+            ["unshare", *([] if uid else ["--map-root-user"]), "--mount", "--pid", "--fork",
+             sys.executable, CASES / "jail.py", jail, "/rproxy",
+             raw["command"][-1], str(uid), *raw["jail"]["mount"]],
+            stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+        self.lines = []
+        self.reader = threading.Thread(target=self.read, daemon=True)
+        self.reader.start()
+        children = pathlib.Path(f"/proc/{self.outer.pid}/task/{self.outer.pid}/children")
+        self.pid = int(wait_for(children.read_text, "a process in the jail"))
+
+    def read(self):
+        for line in self.outer.stderr:
+            self.lines.append(line)
+
+    def said(self, text):
+        wait_for(lambda: any(text in s for s in self.lines) or self.outer.poll() is not None, text)
+        assert self.outer.poll() is None, self.lines
+
+    def close(self):
+        if self.outer.poll() is None:
+            os.kill(self.pid, signal.SIGKILL)
+        self.outer.wait(PATIENCE)
+        self.reader.join(PATIENCE)
+        self.outer.stderr.close()
+
+
+NOBODY = 65534
+
+
+def test_in_the_jail_it_is_process_one_and_reloads_with_the_one_right_it_has(router, backend,
+                                                                             certs, tmp_path):
+    r, server = router(), backend()
+    r.set = lambda service: setattr(r, "service", service)
+    if os.geteuid() == 0:
+        r.program("bin/chgrp", f'exec {shutil.which("busybox")} chgrp {NOBODY} "$2"')
+    r.uci(main() + cert("a.test") + route("a", "a.test", to(server)))
+    r.do("start")
+    assert [p for p, _ in r.log()] == ["daemon.notice"]
+    j = Jailed(r, tmp_path)
+    try:
+        j.said("rproxy: ready")
+        status = pathlib.Path(f"/proc/{j.pid}/status").read_text()
+        assert re.search(r"^NSpid:\s+\d+\s+1$", status, re.M)
+        assert {f"Cap{k}:\t0000000000000400" in status
+                for k in ("Inh", "Prm", "Eff", "Bnd", "Amb")} == {True}
+        assert "NoNewPrivs:\t1" in status
+        assert ask("a.test").status == 200 and serial(certs, "a.test") is None
+        low = next(p for p in range(700, 1024) if free(p)) if os.geteuid() == 0 else dead_port()
+        r.acme("a.test", certs("a.test"))
+        (r.root / "var/run/acme/challenge/token").write_text("proof")
+        r.uci(again(f"list http '127.0.0.1:{low}'") + cert("a.test")
+              + route("a", "a.test", to(server)) + route("b", "b.test", to(server)))
+        r.do("reload")
+        assert not r.log()
+        os.kill(j.pid, signal.SIGHUP)
+        j.said("reloaded")
+        assert serial(certs, "a.test") == number(certs("a.test"))
+        assert ask("b.test").status == 200
+        assert ask("x.test", "/.well-known/acme-challenge/token").body == b"proof"
+        client = Client(low)
+        assert client.ask("/", host="b.test").status == 200
+        client.close()
+        os.kill(j.pid, signal.SIGTERM)
+        assert j.outer.wait(PATIENCE) == 0
+        assert not [s for s in j.lines if "failed" in s or "can't" in s]
+    finally:
+        j.close()
+
+
+def free(port):
+    with socket.socket() as s:
+        s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            s.bind(("127.0.0.1", port))
+            return True
+        except OSError:
+            return False
 
 
 # ==[ the package ]================================================================================
