@@ -76,6 +76,7 @@ static struct {
 	void (*dialled)(struct sim_conn *); /* the proxy connects to c->port */
 	uint16_t busy_port;					/* a listener can't be opened there */
 	long alloc_left;					/* allocations before they fail; < 0: they never do */
+	long pages;							/* blocks of sys_mem() that were not given back */
 	unsigned signals;
 	uint64_t moved; /* anything that is progress */
 	uint64_t calls; /* reads, writes and accepts */
@@ -126,20 +127,28 @@ static void *sim_realloc(void *p, size_t n)
 	return sim_alloc_fails() ? NULL : realloc(p, n);
 }
 
+/* Pages that cost nothing until they are touched, as in the real room: a story is short. */
 static void *sys_mem(size_t n)
 {
-	return sim_calloc(1, n);
+	void *p = sim_alloc_fails() ? MAP_FAILED
+								: mmap(NULL, n ? n : 1, PROT_READ | PROT_WRITE,
+									   MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+
+	sim.pages += p != MAP_FAILED;
+	return p == MAP_FAILED ? NULL : p;
 }
 
 static void sys_unmem(void *p, size_t n)
 {
-	(void)n;
-	free(p);
+	if (!p)
+		return;
+	sim.pages--;
+	(void)munmap(p, n ? n : 1);
 }
 
 static void sys_fade(void *p, size_t n)
 {
-	memset(p, 0, n);
+	(void)madvise(p, n, MADV_DONTNEED);
 }
 
 /* ---- queues and connections ---- */

@@ -885,6 +885,8 @@ static void world_close(struct rp *rp)
 				  rp->nconn - rp->nfree);
 	}
 	rp_close(rp);
+	if (sim.pages)
+		wrong("%ld blocks of memory were not given back", sim.pages);
 	if (sim.nfd)
 		wrong("%u descriptors are left open", sim.nfd);
 	if (sim.wrong)
