@@ -6143,7 +6143,7 @@ static struct crt_anchors *crt_anchors_load(const char *file)
  * Spec: RFC 5246, 5288, 7905, 8422 (suites, curves), 6066 3 (SNI), 7301 (ALPN), 5746 (no
  *       renegotiation).
  * Door: tls_open_room tls_close_room tls_room_bytes tls_accept tls_dial tls_feed tls_pump tls_wants
- *       tls_is_open tls_pending tls_unsent tls_clean_eof tls_lent tls_bye tls_close tls_error
+ *       tls_is_open tls_pending tls_unsent tls_clean_eof tls_deaf tls_lent tls_bye tls_close tls_error
  *       tls_version_name tls_cipher_name tls_set tls_pair tls_alert tls_hello
  */
 
@@ -6191,6 +6191,7 @@ struct tls {
 	bool used_key; /* the private key was used since the pump last looked */
 	bool bye;	   /* we said that no more comes */
 	bool eof;	   /* the peer's TCP did */
+	bool deaf;	   /* the peer's TCP takes no more; what it sent before may still be read */
 	bool broken;   /* the socket failed */
 	uint8_t alert; /* to be sent instead of anything else; 0: none */
 	const char *why;
@@ -6631,9 +6632,25 @@ static void tls_unlend(struct tls *x)
 	x->eng->ibuf = x->eng->obuf = NULL;
 }
 
+/* Is plaintext readable now? */
+static bool tls_readable(const struct tls *x)
+{
+	size_t len;
+
+	return tls_lent(x) && br_ssl_engine_recvapp_buf(x->eng, &len);
+}
+
+/* Is there something that the pump could work on without the socket: plaintext, or ciphertext that
+ * was read ahead or fed? */
+static bool tls_pending(const struct tls *x)
+{
+	return x->nahead || tls_readable(x);
+}
+
+/* What came before the socket failed is still worked on. */
 static bool tls_dead(const struct tls *x)
 {
-	return x->broken || br_ssl_engine_current_state(x->eng) == BR_SSL_CLOSED;
+	return (x->broken && !tls_pending(x)) || br_ssl_engine_current_state(x->eng) == BR_SSL_CLOSED;
 }
 
 /* Takes the record buffers back when nothing is in them: no part of a record came (the engine
@@ -6805,7 +6822,7 @@ static bool tls_take(struct tls *x, struct buf *out, unsigned *moved)
 	size_t n, len;
 	uint8_t *to;
 
-	if (!x->open || !out || !out->p || !buf_len(out) ||
+	if (!x->open || x->deaf || !out || !out->p || !buf_len(out) ||
 		!(to = br_ssl_engine_sendapp_buf(x->eng, &n)))
 		return false;
 	uint64_t now = sys_now();
@@ -6831,11 +6848,11 @@ static bool tls_send(struct tls *x, int fd, size_t *left, unsigned *moved)
 	size_t len;
 	const uint8_t *p = br_ssl_engine_sendrec_buf(x->eng, &len);
 
-	if (!p || !*left)
+	if (!p || !*left || x->deaf)
 		return false;
 	ssize_t n = sys_write(fd, p, len);
 	if (n < 0) {
-		x->broken = errno != EAGAIN;
+		x->deaf = errno != EAGAIN;
 		*left = 0;
 		return false;
 	}
@@ -6865,7 +6882,7 @@ static void tls_read(struct tls *x, int fd, uint8_t *to, size_t *left)
 	} else if (n == 0) {
 		x->eof = true;
 	} else {
-		x->broken = errno != EAGAIN;
+		x->deaf = x->broken = errno != EAGAIN;
 	}
 	/* A short read: the kernel has no more. */
 	*left = n < (ssize_t)room || *left < room ? 0 : *left - room;
@@ -6950,31 +6967,16 @@ static bool tls_give(struct tls *x, struct buf *in, unsigned *moved)
 	return true;
 }
 
-/* Is plaintext readable now? */
-static bool tls_readable(const struct tls *x)
-{
-	size_t len;
-
-	return tls_lent(x) && br_ssl_engine_recvapp_buf(x->eng, &len);
-}
-
-/* Is there something that the pump could work on without the socket: plaintext, or ciphertext that
- * was read ahead or fed? */
-static bool tls_pending(const struct tls *x)
-{
-	return x->nahead || tls_readable(x);
-}
-
 /* How things stand after the pump. */
 static enum io tls_verdict(const struct tls *x)
 {
-	if (x->broken && x->eng->shutdown_recv)
-		return IO_EOF; /* it said goodbye, and did not wait for ours */
-	if (x->broken)
-		return IO_ERR;
 	if (br_ssl_engine_current_state(x->eng) == BR_SSL_CLOSED)
 		return br_ssl_engine_last_error(x->eng) ? IO_ERR : IO_EOF;
-	return (x->eof || x->eng->shutdown_recv) && !tls_pending(x) ? IO_EOF : IO_OK;
+	if (tls_pending(x))
+		return IO_OK;
+	if (x->eng->shutdown_recv)
+		return IO_EOF; /* it said goodbye, and perhaps did not wait for ours */
+	return x->broken ? IO_ERR : x->eof ? IO_EOF : IO_OK;
 }
 
 /* A fatal alert as a record of its own (RFC 5246 7.2), for a client that gets no engine. */
@@ -7004,7 +7006,8 @@ static enum io tls_pump(struct tls *x, int fd, struct buf *in, struct buf *out, 
 	*moved = 0;
 	if (x->alert && !x->broken) {
 		(void)sys_write(fd, record, tls_alert(record, x->alert)); /* 7 bytes into an empty socket */
-		x->broken = true;
+		x->deaf = x->broken = true;
+		x->nahead = 0;
 		more = false;
 	}
 	if (more)
@@ -7027,7 +7030,13 @@ static bool tls_unsent(const struct tls *x)
 {
 	size_t len;
 
-	return tls_lent(x) && br_ssl_engine_sendrec_buf(x->eng, &len);
+	return tls_lent(x) && !x->deaf && br_ssl_engine_sendrec_buf(x->eng, &len);
+}
+
+/* Will no plaintext go out any more, whatever we do? */
+static bool tls_deaf(const struct tls *x)
+{
+	return x->deaf || br_ssl_engine_current_state(x->eng) == BR_SSL_CLOSED;
 }
 
 /* What to ask poll() for. in_room: the owner would take plaintext; out_data: it has some. */
@@ -7039,7 +7048,7 @@ static short tls_wants(const struct tls *x, bool in_room, bool out_data)
 		return 0;
 	if (!x->eof && !x->eng->shutdown_recv && !tls_pending(x) && (!x->open || x->bye || in_room))
 		events |= POLLIN;
-	if (tls_unsent(x) || (out_data && x->open && !x->bye))
+	if (tls_unsent(x) || (out_data && x->open && !x->bye && !x->deaf))
 		events |= POLLOUT;
 	return events;
 }
@@ -7328,11 +7337,12 @@ RP_OFTEN
  * checks: one read path, one write path, TLS or not; who owns it is a word in it. Also the state of
  * the whole process, struct rp, since everybody from here on works on it.
  * Owns: struct conn (pool made at start): its descriptor, TLS engine and buffers.
- * Fails: net_dial and net_listen with errno; an error on a connection stands in c->broken.
+ * Fails: net_dial and net_listen with errno. Each direction of a connection ends by itself: c->eof
+ *        (c->torn: not as it should) and c->deaf. What came before an error is still given.
  * Spec: PROXY protocol 2.3 (haproxy.org, proxy-protocol.txt).
  * Door: net_open net_close_all net_bytes net_conns net_listen net_unlisten net_accept net_dial net_close
  *       net_io net_interest net_eager net_reap net_say net_said net_linger net_lingered net_bye
- *       net_proxy_parse net_proxy_write net_connected net_in net_local net_cap net_cut
+ *       net_proxy_parse net_proxy_write net_connected net_in net_local net_cap
  */
 
 enum conn_phase {
@@ -7354,9 +7364,11 @@ struct conn {
 	enum conn_kind kind;
 	enum cf_listen_kind door; /* of a client: which kind of listener it came through */
 	short ready;			  /* what poll() said and nobody has used yet */
-	bool eof;				  /* the peer will send no more */
-	bool broken;			  /* an error: reset, TLS failure */
+	bool eof;				  /* nothing more comes */
+	bool torn;				  /* it did not end as it should: reset, TLS without a goodbye */
+	bool deaf;				  /* it takes nothing more: what is said to it is dropped */
 	bool shut;				  /* we will send no more */
+	bool hung;				  /* poll() told of its end while nobody wanted to read */
 	bool again;				  /* has work that poll() will not tell */
 	bool counted;			  /* among the connections of its address */
 	bool used;				  /* a backend's: had an exchange before this one */
@@ -7370,7 +7382,8 @@ struct conn {
 	struct addr peer;	/* of a client: the one of the PROXY header when there was one */
 	struct addr local;	/* where the client came to */
 	uint64_t due;		/* of phases in which no transaction watches */
-	uint64_t lingered;	/* bytes dropped */
+	uint64_t read_at, wrote_at; /* ms: when bytes last came, were taken */
+	uint64_t lingered;			/* bytes dropped */
 };
 
 struct net_listener {
@@ -7673,6 +7686,13 @@ static struct sl net_in(const struct conn *c)
 	return buf_peek(&c->in);
 }
 
+/* The peer takes nothing more, and will not know what it was to get. */
+static void net_deafen(struct rp *rp, struct conn *c)
+{
+	c->deaf = c->shut = true;
+	buf_give(&rp->pool, &c->out);
+}
+
 static bool net_read(struct rp *rp, struct conn *c)
 {
 	if (c->eof || !(c->ready & (POLLIN | POLLHUP | POLLERR)) || !buf_take(&rp->pool, &c->in))
@@ -7684,13 +7704,16 @@ static bool net_read(struct rp *rp, struct conn *c)
 	c->ready &= (short)~(POLLIN | POLLHUP | POLLERR);
 	if (n > 0) {
 		buf_fill(&c->in, (size_t)n);
+		c->read_at = rp->now;
 		return true;
 	}
 	buf_done(&rp->pool, &c->in);
 	if (n < 0 && errno == EAGAIN)
 		return false;
 	c->eof = true;
-	c->broken |= n < 0;
+	c->torn = n < 0 || c->deaf; /* a reset is told once, perhaps to our last write */
+	if (n < 0)
+		net_deafen(rp, c);
 	return true;
 }
 
@@ -7698,7 +7721,7 @@ static bool net_write(struct rp *rp, struct conn *c)
 {
 	struct sl data = buf_peek(&c->out);
 
-	if (!data.n || c->broken)
+	if (!data.n)
 		return false;
 	if (c->ready & POLLOUT)
 		c->credit = rp->pool.cap;
@@ -7710,20 +7733,17 @@ static bool net_write(struct rp *rp, struct conn *c)
 	c->ready &= (short)~POLLOUT;
 	if (n < 0) {
 		c->credit = 0;
-		c->broken |= errno != EAGAIN;
-		return errno != EAGAIN;
+		if (errno == EAGAIN)
+			return false;
+		net_deafen(rp, c);
+		return true;
 	}
+	c->wrote_at = rp->now;
 	/* Less than asked for: the kernel is full, and poll() says when it is not. */
 	c->credit = (size_t)n < data.n ? 0 : c->credit - (uint32_t)n;
 	buf_skip(&c->out, (size_t)n);
 	buf_done(&rp->pool, &c->out);
 	return n > 0;
-}
-
-/* Does an end that came mean that bytes before it may be missing? */
-static bool net_cut(const struct conn *c, bool eof)
-{
-	return eof && c->tls && !tls_clean_eof(c->tls);
 }
 
 static bool net_pump(struct rp *rp, struct conn *c, bool want)
@@ -7740,8 +7760,6 @@ static bool net_pump(struct rp *rp, struct conn *c, bool want)
 		(void)buf_room(&c->in, c->in.cap / 4);
 	enum io io = tls_pump(c->tls, c->fd, want ? &c->in : &none, c->credit ? &c->out : &none,
 						  !rp->pk_used, &moved);
-	/* Both directions are gone, and nothing will be read or written that would find it out. */
-	c->broken |= !moved && (c->ready & (POLLHUP | POLLERR));
 	c->ready = 0;
 	uint32_t sent = before - buf_len(&c->out);
 	c->credit = sent > c->credit ? 0 : c->credit - sent;
@@ -7751,26 +7769,34 @@ static bool net_pump(struct rp *rp, struct conn *c, bool want)
 	buf_done(&rp->pool, &c->out);
 	rp->pk_used |= (moved & TLS_PK) != 0;
 	c->again = (moved & TLS_DEFERRED) != 0;
-	/* An end that was not said is a cut (RFC 9112 9.8). A request has its own end within. */
-	c->broken |= io == IO_ERR || (c->kind != CO_CLIENT && net_cut(c, io != IO_OK));
-	bool ended = !c->eof && (c->broken || io != IO_OK);
-	c->eof |= ended;
+	if (moved & TLS_RX)
+		c->read_at = rp->now;
+	if (moved & TLS_TX)
+		c->wrote_at = rp->now;
+	bool ended = (!c->eof && io != IO_OK) || (!c->deaf && tls_deaf(c->tls));
+	c->eof |= io != IO_OK;
+	c->torn |= c->eof && !tls_clean_eof(c->tls); /* RFC 9112 9.8 */
+	if (tls_deaf(c->tls))
+		net_deafen(rp, c);
 	return (moved & (TLS_RX | TLS_TX | TLS_PK)) || ended;
 }
 
 static bool net_io_now(struct rp *rp, struct conn *c, bool want)
 {
-	if (c->phase == CP_FREE || c->broken)
+	bool hung = c->ready & (POLLHUP | POLLERR), moved = false;
+
+	if (c->phase == CP_FREE)
 		return false;
+	c->hung |= hung && !want;
+	if (hung && !c->shut) { /* a reset; what came before it can still be read */
+		net_deafen(rp, c);
+		moved = true;
+	}
 	if (c->tls)
-		return net_pump(rp, c, want);
-	bool moved = net_write(rp, c);
+		return net_pump(rp, c, want) || moved;
+	moved |= net_write(rp, c);
 	if (want)
 		moved |= net_read(rp, c);
-	else if (c->ready & (POLLHUP | POLLERR)) {
-		c->broken = moved = true; /* both directions are gone; nothing will be read again */
-		c->eof = true;
-	}
 	return moved;
 }
 
@@ -7828,12 +7854,12 @@ static void net_bye(struct conn *c)
  * what comes is dropped for a while. */
 static void net_linger(struct rp *rp, struct conn *c)
 {
-	bool said = c->broken || c->eof;
+	bool said = c->deaf || c->eof;
 
 	net_bye(c);
 	if (c->tls) {
 		(void)net_io(rp, c, false);
-		if (!c->broken)
+		if (!c->deaf)
 			sys_shut(c->fd);
 		tls_close(c->tls);
 		c->tls = NULL;
@@ -9061,7 +9087,7 @@ static void up_keep(struct rp *rp, struct conn *c, uint64_t ms)
 {
 	struct up *u = rp->up[c->up];
 
-	if (!u->key || u->nidle >= RP_IDLE_UP || !ms || rp->draining || c->eof || c->broken ||
+	if (!u->key || u->nidle >= RP_IDLE_UP || !ms || rp->draining || c->eof || c->deaf ||
 		up_left(u, c) || buf_len(&c->in) || buf_len(&c->out) || (c->tls && tls_pending(c->tls))) {
 		net_close(rp, c);
 		return;
@@ -9130,7 +9156,7 @@ static enum up_going up_advance(struct rp *rp, struct conn *c, const struct rout
 	if (c->phase == CP_PROXY) {
 		*why = WHY_UP_RESET;
 		(void)net_io(rp, c, false);
-		if (c->broken)
+		if (c->deaf)
 			return UP_FAIL;
 		if (!net_said(c))
 			return UP_WAIT;
@@ -9150,7 +9176,7 @@ static enum up_going up_advance(struct rp *rp, struct conn *c, const struct rout
 	if (c->phase == CP_TLS) {
 		*why = WHY_UP_TLS;
 		(void)net_io(rp, c, true);
-		if (c->broken || c->eof) {
+		if (c->deaf || c->eof) {
 			log_event(LOG_WARN, "target %s: TLS failed: %s", tg->label, tls_error(c->tls));
 			return UP_FAIL;
 		}
@@ -9215,7 +9241,7 @@ static void up_check_go(struct rp *rp, const struct route *r, const struct targe
 		up_check_end(rp, u, tg->label,
 					 memcmp(in.p, "HTTP/1.", 7) == 0 && in.p[8] == ' ' &&
 						 sl_number(sl_mk(in.p + 9, 3), 399, &status) && status >= 200);
-	else if (c->eof || c->broken)
+	else if (c->eof)
 		up_check_end(rp, u, tg->label, false);
 }
 
@@ -10515,12 +10541,11 @@ RP_OFTEN
 
 /* ==[ TUN ]============================================== prefix: tun_ ==
  * Two connections joined: what one sends the other gets, and so for its end. After an Upgrade that
- * both wanted, and for TLS that is passed through unopened.
- * Borrows: both connections.  Fails: TUN_BROKEN; the caller closes both.
- * Door: tun_step tun_wants
+ * both wanted, and for TLS that is passed through unopened. Each direction ends by itself; what
+ * came before an end, good or bad, is delivered.
+ * Borrows: both connections; the caller closes them when tun_step says so, or when nobody moves.
+ * Door: tun_step tun_wants tun_due
  */
-
-enum tun_end { TUN_ON, TUN_ENDED, TUN_BROKEN };
 
 /* Would the tunnel take bytes from c now? Only when those before are gone: back-pressure. */
 static bool tun_wants(const struct conn *c)
@@ -10528,39 +10553,73 @@ static bool tun_wants(const struct conn *c)
 	return !buf_len(&c->in);
 }
 
-/* Hands bytes over by exchanging buffers, so that none is copied. */
-static bool tun_pass(struct conn *from, struct conn *to, uint64_t *count)
+/* Hands bytes over by exchanging buffers, so that none is copied; to one that takes nothing more
+ * they are as good as lost. */
+static bool tun_pass(struct rp *rp, struct conn *from, struct conn *to, uint64_t *count)
 {
-	if (buf_len(&from->in) && !buf_len(&to->out) && !to->shut) {
+	if (buf_len(&from->in) && to->deaf) {
+		buf_give(&rp->pool, &from->in);
+		return true;
+	}
+	if (buf_len(&from->in) && !buf_len(&to->out)) {
 		struct buf b = to->out;
 		*count += buf_len(&from->in);
 		to->out = from->in;
 		from->in = b;
 		return true;
 	}
-	if (from->eof && !buf_len(&from->in) && !to->shut && net_said(to) &&
-		!net_cut(from, true)) { /* an end that was none is not passed on as one */
+	/* Over TLS an end that was none is not passed on as one, and our goodbye ends both directions:
+	 * first what came is passed on. */
+	bool may = !to->tls || (!from->torn && !buf_len(&to->in) && !tls_pending(to->tls));
+	if (from->eof && !buf_len(&from->in) && !to->shut && net_said(to) && may) {
 		net_bye(to);
 		return true;
 	}
 	return false;
 }
 
-/* Moves what can be moved: once each way. *up and *down count bytes from a and from b. */
-static enum tun_end tun_step(struct rp *rp, struct conn *a, struct conn *b, uint64_t *up,
-							 uint64_t *down, bool *moved)
+/* Has all that `from` ever sent, and its end, been handed to `to`? */
+static bool tun_over(const struct conn *from, const struct conn *to)
 {
-	bool any = net_io(rp, a, tun_wants(a));
+	return from->eof && !buf_len(&from->in) && net_said(to) && (to->shut || from->torn);
+}
 
-	any |= net_io(rp, b, tun_wants(b));
-	any |= tun_pass(a, b, up);
-	any |= tun_pass(b, a, down);
-	any |= net_io(rp, a, false);
-	any |= net_io(rp, b, false);
-	*moved = any;
-	if (a->broken || b->broken || (net_cut(a, a->eof) && !buf_len(&a->in) && net_said(b)))
-		return TUN_BROKEN;
-	return a->shut && b->shut && net_said(a) && net_said(b) ? TUN_ENDED : TUN_ON;
+/* Moves what can be moved: once each way. *up and *down count bytes from a and from b. Sets *over
+ * when there is nothing left to do. Returns whether anything moved. */
+static bool tun_step(struct rp *rp, struct conn *a, struct conn *b, uint64_t *up, uint64_t *down,
+					 bool *over)
+{
+	bool moved = net_io(rp, a, tun_wants(a));
+
+	moved |= net_io(rp, b, tun_wants(b));
+	moved |= tun_pass(rp, a, b, up);
+	moved |= tun_pass(rp, b, a, down);
+	moved |= net_io(rp, a, false);
+	moved |= net_io(rp, b, false);
+	*over = tun_over(a, b) && tun_over(b, a);
+	return moved;
+}
+
+static uint64_t tun_later(uint64_t a, uint64_t b)
+{
+	return a > b ? a : b;
+}
+
+/* When a tunnel's patience ends: idle ms after the last byte. When one end is gone, the other still
+ * gets what is left as long as it takes some every stall ms, and a moment to close. *gone: since
+ * when that is so, 0 at first; the caller keeps it. */
+static uint64_t tun_due(const struct conn *a, const struct conn *b, uint64_t now, uint64_t idle,
+						uint64_t stall, uint64_t *gone)
+{
+	uint64_t wrote = tun_later(a->wrote_at, b->wrote_at);
+	bool left = buf_len(&a->in) || buf_len(&b->in) || !net_said(a) || !net_said(b);
+
+	if (!a->deaf && !b->deaf && !a->torn && !b->torn && !(a->tls && a->shut) &&
+		!(b->tls && b->shut))
+		return tun_later(wrote, tun_later(a->read_at, b->read_at)) + idle;
+	if (!*gone)
+		*gone = now;
+	return tun_later(*gone, wrote) + (left ? stall : RP_LINGER_MS);
 }
 
 /* ==[ TX ]=============================================== prefix: tx_ ==
@@ -10601,14 +10660,25 @@ struct tx_line {
 	struct sl method, target, referer, agent;
 };
 
+/* Who may keep a transaction waiting, and what for. Each has its own patience. */
+enum tx_debt {
+	TX_CLIENT_TAKES, /* what is said to it */
+	TX_CLIENT_SENDS, /* its body */
+	TX_UP_TAKES,
+	TX_UP_SENDS,	/* its answer */
+	TX_CLIENT_LEFT, /* it ended in the middle of its answer, which may be goodbye: the next bytes */
+	TX_DEBTS
+};
+
 /* What lives for one request: cleared by one assignment. */
 struct tx_msg {
 	enum why why;
 	int status;
 	uint64_t began, first_at; /* ms; the answer's first byte, 0 none */
-	uint64_t c_at, u_at;	  /* since when the client, the upstream owes us something */
 	uint64_t due;
+	uint64_t wait_at;			/* since when a helper's word or a target is waited for */
 	uint64_t dial_at, dial_due; /* when DIAL began; when this attempt, or a pause, is over */
+	uint64_t since[TX_DEBTS];	/* ms: since when each is owed, 0: it is not */
 	struct tx_body up, down;
 	uint64_t tun_up, tun_down;
 	uint32_t tried;	   /* targets that had their chance, by bit */
@@ -10929,7 +10999,7 @@ static struct tx *tx_open(struct rp *rp, struct conn *c)
 	t->target = NULL;
 	memset(&t->m, 0, offsetof(struct tx_msg, host));
 	t->m.pick = -1;
-	t->m.began = t->m.c_at = t->m.u_at = rp->now;
+	t->m.began = rp->now;
 	t->m.who.addr = c->peer;
 	t->m.line.method = t->m.line.target = t->m.line.referer = t->m.line.agent = sl_mk("", 0);
 	hd_reset(&t->req, false);
@@ -10988,6 +11058,13 @@ static void tx_done(struct rp *rp, struct tx *t)
 	rp->nfree_tx++;
 }
 
+static bool tx_go(struct tx *t, enum tx_state to)
+{
+	t->state = to;
+	memset(t->m.since, 0, sizeof t->m.since);
+	return true;
+}
+
 /* First reason wins. */
 static void tx_why(struct tx *t, enum why why)
 {
@@ -11000,8 +11077,7 @@ static bool tx_fail(struct tx *t, enum why why, int status)
 {
 	tx_why(t, why);
 	t->m.status = status ? status : tx_whys[why].status;
-	t->state = TX_LOCAL;
-	return true;
+	return tx_go(t, TX_LOCAL);
 }
 
 /* The exchange can't be saved: close both sides so that neither takes it for whole. */
@@ -11010,8 +11086,7 @@ static bool tx_abort(struct rp *rp, struct tx *t, enum why why)
 	tx_why(t, why);
 	tx_close_up(rp, t);
 	t->m.close = t->m.cut = true;
-	t->state = TX_DEAD;
-	return true;
+	return tx_go(t, TX_DEAD);
 }
 
 /* ---- HEAD ---- */
@@ -11022,8 +11097,7 @@ static bool tx_head(struct rp *rp, struct tx *t)
 	ptrdiff_t n = hd_parse(&t->req, net_in(c), (uint32_t)t->cf->head_max);
 
 	if (n > 0) {
-		t->state = TX_PLAN;
-		return true;
+		return tx_go(t, TX_PLAN);
 	}
 	if (n < 0) {
 		t->m.close = true;
@@ -11228,7 +11302,7 @@ static bool tx_plan_auth(struct rp *rp, struct tx *t)
 		break;
 	}
 	t->m.cookie = l.cookie;
-	t->m.u_at = rp->now;
+	t->m.wait_at = rp->now;
 	return t->m.waiting = true;
 }
 
@@ -11286,8 +11360,7 @@ static bool tx_plan(struct rp *rp, struct tx *t)
 		return !t->m.waiting;
 	if (tx_plan_forwards(t) || tx_plan_kind(t))
 		return true;
-	t->state = TX_DIAL;
-	return true;
+	return tx_go(t, TX_DIAL);
 }
 
 /* The verdict on a password came: the plan of whoever waits for it goes on. False: this one does
@@ -11329,7 +11402,7 @@ static bool tx_dial_failed(struct rp *rp, struct tx *t, enum why why)
 	if (!t->m.dial_why)
 		t->m.dial_why = why;
 	if (why != WHY_UP_UNRESOLVED && why != WHY_INTERNAL && !t->m.sent &&
-		++t->m.addr < up_addrs(rp, tg) && rp->now < t->m.u_at + t->cf->connect_ms)
+		++t->m.addr < up_addrs(rp, tg) && rp->now < t->m.wait_at + t->cf->connect_ms)
 		return true;
 	if (why != WHY_INTERNAL)
 		up_report(rp, tg->up, false);
@@ -11387,8 +11460,8 @@ static void tx_dialled(struct rp *rp, struct tx *t, struct conn *u)
 {
 	tx_take_up(t, u);
 	if (!t->m.addr)
-		t->m.u_at = rp->now; /* the wait for a name has a patience of its own */
-	uint64_t end = t->m.u_at + t->cf->connect_ms, left = end > rp->now ? end - rp->now : 0;
+		t->m.wait_at = rp->now; /* the wait for a name has a patience of its own */
+	uint64_t end = t->m.wait_at + t->cf->connect_ms, left = end > rp->now ? end - rp->now : 0;
 	t->m.dial_due = rp->now + (t->m.addr + 1 < up_addrs(rp, t->target) ? left / 2 : left);
 	t->m.nudge = t->route->wake;
 }
@@ -11408,9 +11481,7 @@ static bool tx_dialling(struct rp *rp, struct tx *t)
 	}
 	if (buf_len(&t->u->in)) /* an answer to nothing: to what somebody put in before us? */
 		return tx_dial_failed(rp, t, WHY_UP_BAD);
-	t->state = t->m.tcp ? TX_TUNNEL : TX_SEND;
-	t->m.u_at = t->m.c_at = rp->now;
-	return true;
+	return tx_go(t, t->m.tcp ? TX_TUNNEL : TX_SEND);
 }
 
 /* DIAL has waited long enough for what it waits for. */
@@ -11428,10 +11499,10 @@ static void tx_dial_late(struct rp *rp, struct tx *t)
 
 static uint64_t tx_dial_due(const struct tx *t)
 {
-	uint64_t nudge = t->m.u_at + TX_NUDGE_MS;
+	uint64_t nudge = t->m.wait_at + TX_NUDGE_MS;
 
 	if (!t->u && !t->m.paused)
-		return t->m.u_at + t->cf->connect_ms; /* for a name to be resolved */
+		return t->m.wait_at + t->cf->connect_ms; /* for a name to be resolved */
 	return t->u && t->m.nudge && nudge < t->m.dial_due ? nudge : t->m.dial_due;
 }
 
@@ -11450,14 +11521,13 @@ static bool tx_dial(struct rp *rp, struct tx *t)
 		if ((t->m.pick = up_pick(rp, t->route, t->m.tried)) < 0)
 			return tx_no_target(rp, t);
 		t->target = &t->route->target[t->m.pick];
-		t->m.u_at = rp->now;
+		t->m.wait_at = rp->now;
 		t->m.dial_at = t->m.dial_at ? t->m.dial_at : rp->now;
 	}
 	struct conn *u = tx_may_reuse(t) ? up_take(rp, t->target) : NULL;
 	if (u) {
 		tx_take_up(t, u);
-		t->state = TX_SEND;
-		return true;
+		return tx_go(t, TX_SEND);
 	}
 	switch (up_names(rp, t->target)) {
 	case UP_ASKING:
@@ -11740,8 +11810,6 @@ static bool tx_upload(struct rp *rp, struct tx *t, bool *over)
 		*over = true;
 		return tx_abort(rp, t, WHY_CLIENT_GONE);
 	}
-	if (moved)
-		t->m.c_at = rp->now;
 	return moved;
 }
 
@@ -11757,12 +11825,12 @@ static bool tx_lost(struct rp *rp, struct tx *t, enum why why)
 	if (nothing && !t->m.head_gone && stale && !t->m.fresh) {
 		tx_close_up(rp, t);
 		t->m.fresh = true;
-		t->state = TX_DIAL;
-		t->m.u_at = t->m.dial_at = rp->now;
+		(void)tx_go(t, TX_DIAL);
+		t->m.wait_at = t->m.dial_at = rp->now;
 		return true;
 	}
 	if (nothing && !t->m.head_gone && t->m.idempotent && t->route->ntarget > 1) {
-		t->state = TX_DIAL;
+		(void)tx_go(t, TX_DIAL);
 		t->m.dial_why = WHY_NONE;
 		t->m.dial_at = 0;
 		return tx_dial_failed(rp, t, why);
@@ -12149,9 +12217,7 @@ static bool tx_interim(struct rp *rp, struct tx *t)
 		t->m.status = 101;
 		t->m.answered = true;
 		t->m.close = true;
-		t->m.u_at = rp->now;
-		t->state = TX_TUNNEL;
-		return true;
+		return tx_go(t, TX_TUNNEL);
 	}
 	if (++t->m.interim > RP_INTERIM_MAX)
 		return tx_up_bad(rp, t, WHY_UP_BAD);
@@ -12159,7 +12225,6 @@ static bool tx_interim(struct rp *rp, struct tx *t)
 		return tx_up_bad(rp, t, WHY_UP_BAD);
 	buf_skip(&t->u->in, t->rsp.size);
 	hd_reset(&t->rsp, true);
-	t->m.u_at = rp->now;
 	(void)net_io(rp, t->c, true);
 	return true;
 }
@@ -12199,9 +12264,7 @@ static bool tx_answer(struct rp *rp, struct tx *t)
 	}
 	t->m.row = (size_t)ms;
 	buf_skip(&t->u->in, t->rsp.size);
-	t->m.u_at = rp->now;
-	t->state = TX_RELAY;
-	return true;
+	return tx_go(t, TX_RELAY);
 }
 
 static bool tx_send(struct rp *rp, struct tx *t)
@@ -12214,15 +12277,11 @@ static bool tx_send(struct rp *rp, struct tx *t)
 			return tx_fail(t, WHY_HEAD_TOO_BIG, 431);
 		}
 		t->m.sent = true;
-		t->m.u_at = t->m.c_at = rp->now;
 	}
 	moved = tx_upload(rp, t, &over);
 	if (over)
 		return true;
-	if (net_io(rp, t->u, true)) {
-		t->m.u_at = rp->now;
-		moved = true;
-	}
+	moved |= net_io(rp, t->u, true);
 	if (!net_said(t->c)) /* an interim answer */
 		moved |= net_io(rp, t->c, true);
 	ptrdiff_t n =
@@ -12233,7 +12292,7 @@ static bool tx_send(struct rp *rp, struct tx *t)
 		up_report(rp, t->target->up, false);
 		return tx_up_bad(rp, t, WHY_UP_BAD);
 	}
-	if (t->u->eof || t->u->broken)
+	if (t->u->eof)
 		return tx_lost(rp, t, WHY_UP_RESET);
 	return moved;
 }
@@ -12245,7 +12304,7 @@ static bool tx_answered(struct rp *rp, struct tx *t)
 {
 	struct conn *u = t->u;
 	bool perfect = !t->m.down.fr.no_reuse && tx_body_over(&t->m.up) && net_said(u) && !u->eof &&
-				   !u->broken && !buf_len(&u->in) && !t->route->send_proxy;
+				   !u->deaf && !buf_len(&u->in) && !t->route->send_proxy;
 
 	if (!tx_body_over(&t->m.up))
 		t->m.close = true;
@@ -12254,9 +12313,7 @@ static bool tx_answered(struct rp *rp, struct tx *t)
 		up_keep(rp, u, t->m.row);
 	else
 		net_close(rp, u);
-	t->state = TX_FLUSH;
-	t->m.c_at = rp->now;
-	return true;
+	return tx_go(t, TX_FLUSH);
 }
 
 /* The upstream broke off in its body: what came is passed on, then the client is cut, too. */
@@ -12265,8 +12322,7 @@ static bool tx_broke_off(struct rp *rp, struct tx *t, enum why why)
 	tx_why(t, why);
 	tx_close_up(rp, t);
 	t->m.close = t->m.cut = true;
-	t->state = TX_FLUSH;
-	return true;
+	return tx_go(t, TX_FLUSH);
 }
 
 static bool tx_relay(struct rp *rp, struct tx *t)
@@ -12281,21 +12337,14 @@ static bool tx_relay(struct rp *rp, struct tx *t)
 		moved = tx_upload(rp, t, &over);
 		if (over)
 			return true;
-	} else if (net_io(rp, t->c, true)) {
-		t->m.c_at = rp->now;
-		moved = true;
+	} else {
+		moved = net_io(rp, t->c, true);
 	}
 	if (tx_body_over(d))
 		return tx_answered(rp, t);
-	/* Who closes in the middle of his answer has left; who did so before it waits for it. */
-	if (!t->m.half && tx_silent(t))
-		return tx_abort(rp, t, WHY_CLIENT_GONE);
-	if (net_io(rp, t->u, !buf_len(&t->u->in))) {
-		t->m.u_at = rp->now;
-		moved = true;
-	}
-	if ((t->u->eof || t->u->broken) && !buf_len(&t->u->in)) {
-		if (d->fr.kind != FR_CLOSE || t->u->broken)
+	moved |= net_io(rp, t->u, !buf_len(&t->u->in));
+	if (t->u->eof && !buf_len(&t->u->in)) {
+		if (d->fr.kind != FR_CLOSE || t->u->torn)
 			return tx_broke_off(rp, t, WHY_UP_RESET);
 		d->fr.done = true;
 		return true;
@@ -12421,7 +12470,6 @@ static bool tx_write_local(struct rp *rp, struct tx *t)
 	}
 	t->m.page = true;
 	t->m.first_at = rp->now;
-	t->m.c_at = rp->now;
 	if (b.over)
 		return tx_abort(rp, t, WHY_INTERNAL);
 	buf_fill(&c->out, b.n);
@@ -12471,13 +12519,10 @@ static bool tx_local(struct rp *rp, struct tx *t)
 		t->m.drain = n >= 0;
 		moved = true;
 	}
-	if (moved)
-		t->m.c_at = rp->now;
 	if (t->m.drain && !t->m.up.fr.done && c->eof)
 		return tx_abort(rp, t, WHY_CLIENT_GONE);
 	if (whole && (!t->m.drain || t->m.up.fr.done)) {
-		t->state = TX_FLUSH;
-		return true;
+		return tx_go(t, TX_FLUSH);
 	}
 	return moved;
 }
@@ -12491,31 +12536,21 @@ static bool tx_flush(struct rp *rp, struct tx *t)
 	struct conn *c = t->c;
 
 	if (net_said(c)) {
-		t->state = TX_DEAD;
-		return true;
+		return tx_go(t, TX_DEAD);
 	}
-	if (!net_io(rp, c, false))
-		return false;
-	t->m.c_at = rp->now;
-	return true;
+	return net_io(rp, c, false);
 }
 
 /* ---- TUNNEL ---- */
 
 static bool tx_tunnel(struct rp *rp, struct tx *t)
 {
-	bool moved = false;
-	enum tun_end end = tun_step(rp, t->c, t->u, &t->m.tun_up, &t->m.tun_down, &moved);
+	bool over, moved = tun_step(rp, t->c, t->u, &t->m.tun_up, &t->m.tun_down, &over);
 
 	t->m.head_gone = true;
-	if (moved)
-		t->m.u_at = rp->now;
-	if (end == TUN_ON)
-		return moved;
-	tx_close_up(rp, t);
-	t->m.close = t->m.cut = true; /* nothing more to say: no lingering */
-	t->state = TX_DEAD;
-	return true;
+	if (over)
+		(void)tx_go(t, TX_DEAD);
+	return moved || over;
 }
 
 /* ---- the driver ---- */
@@ -12551,7 +12586,7 @@ static bool tx_wants(const struct conn *c)
 
 static bool tx_step(struct rp *rp, struct tx *t)
 {
-	if (t->c->broken && t->state != TX_DEAD && t->state != TX_TUNNEL)
+	if (t->c->deaf && t->state != TX_DEAD && t->state != TX_TUNNEL)
 		return tx_abort(rp, t, WHY_CLIENT_GONE);
 	switch (t->state) {
 #define X(NAME, fn, text)                                                                          \
@@ -12565,80 +12600,115 @@ static bool tx_step(struct rp *rp, struct tx *t)
 	return false;
 }
 
-/* Who owes what, in SEND and RELAY. */
-static bool tx_client_owes(const struct tx *t)
+/* Is a client that asked to go on (RFC 9110 10.1.1) still waiting for the word? */
+static bool tx_expects(const struct tx *t)
 {
-	return !net_said(t->c) || (!t->m.up.fr.done && net_said(t->u));
+	return hd_has(&t->req, HF_EXPECT) && !t->m.interim && !t->m.up.fr.total;
 }
 
-static bool tx_up_takes(const struct tx *t)
+/* Is it this peer that keeps the transaction from going on? */
+static bool tx_owed(const struct tx *t, enum tx_debt debt)
 {
-	return !net_said(t->u);
+	bool going = t->state == TX_SEND || t->state == TX_RELAY;
+
+	switch (debt) {
+	case TX_CLIENT_TAKES:
+		return !net_said(t->c);
+	case TX_CLIENT_SENDS: /* there is room for it */
+		return !t->m.up.fr.done && buf_len(&t->c->in) <= (t->m.head_gone ? 0 : t->req.size) &&
+			   ((going && !tx_expects(t)) || (t->state == TX_LOCAL && t->m.drain));
+	case TX_UP_TAKES:
+		return going && !net_said(t->u);
+	case TX_UP_SENDS: /* it has all that it needs for an answer; or the answer is under way */
+		if (t->state == TX_SEND)
+			return net_said(t->u) && (tx_body_over(&t->m.up) || tx_expects(t) || t->u->shut);
+		return t->state == TX_RELAY && !buf_len(&t->u->in);
+	case TX_CLIENT_LEFT: /* who ended before the answer began waits for it */
+		return t->state == TX_RELAY && !t->m.half && tx_silent(t) && net_said(t->c);
+	case TX_DEBTS:
+		break;
+	}
+	return false;
 }
 
-static bool tx_up_owes(const struct tx *t)
+/* When the patience with a debt ends: it counts from when it began, or from the last byte. */
+static uint64_t tx_debt_due(const struct tx *t, enum tx_debt debt)
 {
-	return tx_up_takes(t) || (t->state == TX_SEND ? tx_body_over(&t->m.up) : net_said(t->c));
+	const struct conn *c = debt == TX_CLIENT_TAKES || debt == TX_CLIENT_SENDS ? t->c : t->u;
+	bool takes = debt == TX_CLIENT_TAKES || debt == TX_UP_TAKES;
+	uint64_t last = takes ? c->wrote_at : c->read_at;
+
+	if (last < t->m.since[debt])
+		last = t->m.since[debt];
+	return last + (debt == TX_UP_SENDS		? t->route->response_ms
+				   : debt == TX_CLIENT_LEFT ? RP_LINGER_MS
+											: t->cf->stall_ms);
 }
 
-static uint64_t tx_up_patience(const struct tx *t)
+/* The debt whose patience ends first; TX_DEBTS when there is none. */
+static enum tx_debt tx_first_debt(const struct tx *t)
 {
-	return tx_up_takes(t) ? t->cf->stall_ms : t->route->response_ms;
+	enum tx_debt first = TX_DEBTS;
+
+	for (enum tx_debt d = 0; d < TX_DEBTS; d++)
+		if (t->m.since[d] && (first == TX_DEBTS || tx_debt_due(t, d) < tx_debt_due(t, first)))
+			first = d;
+	return first;
 }
 
-/* When this transaction's patience ends. */
-static uint64_t tx_due(struct rp *rp, struct tx *t)
+/* When this transaction's patience ends. Called when nothing moves any more: then somebody owes us
+ * something, and it is noted who. */
+static uint64_t tx_due(const struct rp *rp, struct tx *t)
 {
-	uint64_t client, up;
-
 	switch (t->state) {
 	case TX_HEAD:
 		return t->m.began + t->cf->head_ms;
 	case TX_PLAN:
-		return t->m.u_at + RP_AUTH_MS;
+		return t->m.wait_at + RP_AUTH_MS;
 	case TX_DIAL:
 		return tx_dial_due(t);
 	case TX_SEND:
 	case TX_RELAY:
-		if (!tx_client_owes(t))
-			t->m.c_at = rp->now;
-		if (!tx_up_owes(t))
-			t->m.u_at = rp->now;
-		client = t->m.c_at + t->cf->stall_ms;
-		up = t->m.u_at + tx_up_patience(t);
-		return client < up ? client : up;
 	case TX_LOCAL:
 	case TX_FLUSH:
-		return t->m.c_at + t->cf->stall_ms;
-	case TX_TUNNEL:
-		return t->m.u_at + t->route->tunnel_ms;
-	case TX_DEAD:
 		break;
+	case TX_TUNNEL:
+		return tun_due(t->c, t->u, rp->now, t->route->tunnel_ms, t->cf->stall_ms, &t->m.since[0]);
+	case TX_DEAD:
+		return rp->now;
 	}
-	return rp->now;
+	for (enum tx_debt d = 0; d < TX_DEBTS; d++)
+		t->m.since[d] = !tx_owed(t, d) ? 0 : t->m.since[d] ? t->m.since[d] : rp->now;
+	enum tx_debt first = tx_first_debt(t);
+	assert(first != TX_DEBTS || t->c->again);
+	return first == TX_DEBTS ? rp->now + 1000 : tx_debt_due(t, first);
 }
 
 /* The transaction is over: its client's connection goes on, or ends. */
 static void tx_end(struct rp *rp, struct tx *t)
 {
 	struct conn *c = t->c;
-	bool close = t->m.close || rp->draining, cut = t->m.cut || c->broken;
-	bool until_close = t->m.answered && !t->m.down.chunk && t->m.down.fr.kind != FR_LENGTH;
-	bool sending = !t->m.up.fr.done || t->m.why == WHY_BAD_REQUEST || !t->req.whole;
+	bool close = t->m.close || rp->draining;
+	bool until_close = t->m.answered && !t->m.down.chunk &&
+					   (t->m.down.fr.kind == FR_CLOSE || t->m.down.fr.kind == FR_CHUNKED);
+	/* It said that it has no more to say, and has kept its word so far. */
+	bool silent = t->req.whole && (t->req.close || !(t->req.minor || t->req.keep)) && !c->tls &&
+				  t->m.up.fr.done && t->m.why != WHY_BAD_REQUEST && !buf_len(&c->in);
+	/* A FIN is the end of such an answer; what a stalled client left is not kept for it. */
+	bool reset = c->deaf || (t->m.cut && until_close) || t->m.why == WHY_CLIENT_STALLED;
+	bool cut = t->m.cut, hangup = cut && !net_said(c);
 
 	tx_done(rp, t);
 	close |= c->eof && !buf_len(&c->in); /* what it asked before its end is still answered */
-	if (cut) {
-		if (until_close || c->broken)
+	if (reset || hangup || (close && silent && sys_peek(c->fd) <= 0)) {
+		if (reset)
 			sys_reset(c->fd);
 		tx_hangup(rp, c);
-	} else if (close && (sending || buf_len(&c->in) || c->tls)) {
+	} else if (close || cut) {
 		if (c->counted)
 			gate_conn_out(rp->gate, c->peer.ip);
 		c->counted = false;
 		net_linger(rp, c);
-	} else if (close) {
-		tx_hangup(rp, c);
 	} else {
 		tm_set(&c->due, rp->now, rp->cf->idle_ms);
 		c->again = buf_len(&c->in) != 0;
@@ -12684,7 +12754,7 @@ static void tx_serve(struct rp *rp, struct conn *c)
 	}
 	if (c->phase != CP_OPEN || c->t)
 		return;
-	if (c->broken || (c->eof && !buf_len(&c->in)))
+	if (c->deaf || (c->eof && !buf_len(&c->in)))
 		tx_hangup(rp, c);
 	else if (buf_len(&c->in))
 		c->again = true;
@@ -12731,9 +12801,8 @@ static void tx_passthrough(struct rp *rp, struct conn *c, const struct route *r,
 	t->m.tcp = t->m.head_gone = t->m.captured = true;
 	t->m.up.fr.done = true;
 	t->m.close = true;
-	t->m.u_at = rp->now;
 	t->route = r;
-	t->state = TX_DIAL;
+	(void)tx_go(t, TX_DIAL);
 	n = sl_host(sni, t->m.host);
 	t->m.nhost = (uint16_t)n;
 	if (!gate_allowed(r, c->peer.ip))
@@ -12786,8 +12855,8 @@ static void tx_greet_tls(struct rp *rp, struct conn *c)
 	uint8_t name[256];
 
 	(void)net_io(rp, c, true);
-	if (c->broken || !buf_len(&c->in)) {
-		if (c->eof || c->broken)
+	if (c->deaf || !buf_len(&c->in)) {
+		if (c->eof || c->deaf)
 			tx_hangup(rp, c);
 		return;
 	}
@@ -12828,7 +12897,7 @@ static void tx_greet_proxy(struct rp *rp, struct conn *c)
 
 	(void)net_io(rp, c, true);
 	ptrdiff_t n = buf_len(&c->in) ? net_proxy_parse(net_in(c), &head) : 0;
-	if (n < 0 || ((c->eof || c->broken) && n == 0)) {
+	if (n < 0 || ((c->eof || c->deaf) && n == 0)) {
 		rp->refused += n < 0;
 		tx_hangup(rp, c);
 		return;
@@ -12862,7 +12931,7 @@ static void tx_client(struct rp *rp, struct conn *c)
 	}
 	if (c->phase == CP_TLS) {
 		(void)net_io(rp, c, true);
-		if (c->broken || c->eof) {
+		if (c->deaf || c->eof) {
 			tx_hangup(rp, c);
 			return;
 		}
@@ -12890,11 +12959,39 @@ static void tx_accept(struct rp *rp, struct conn *c)
 
 /* ---- time ---- */
 
+/* Somebody did not do in time what the exchange waits for. */
+static void tx_defaulted(struct rp *rp, struct tx *t, enum tx_debt debt)
+{
+	enum why why = debt == TX_UP_TAKES ? WHY_UP_STALLED : WHY_UP_TIMEOUT;
+
+	switch (debt) {
+	case TX_CLIENT_TAKES:
+		(void)tx_abort(rp, t, WHY_CLIENT_STALLED);
+		break;
+	case TX_CLIENT_SENDS:
+		if (t->state == TX_LOCAL)
+			(void)tx_abort(rp, t, WHY_BODY_TIMEOUT);
+		else
+			(void)tx_body_broke(rp, t, WHY_BODY_TIMEOUT, 408);
+		break;
+	case TX_UP_TAKES:
+	case TX_UP_SENDS:
+		if (t->state == TX_SEND)
+			(void)tx_lost(rp, t, why);
+		else
+			(void)tx_broke_off(rp, t, why);
+		break;
+	case TX_CLIENT_LEFT:
+		(void)tx_abort(rp, t, WHY_CLIENT_GONE);
+		break;
+	case TX_DEBTS:
+		break;
+	}
+}
+
 /* A transaction's patience is over. */
 static void tx_expired(struct rp *rp, struct tx *t)
 {
-	bool client;
-
 	switch (t->state) {
 	case TX_HEAD:
 		t->m.close = true;
@@ -12908,28 +13005,13 @@ static void tx_expired(struct rp *rp, struct tx *t)
 		break;
 	case TX_SEND:
 	case TX_RELAY:
-		client = tx_client_owes(t) && rp->now >= t->m.c_at + t->cf->stall_ms;
-		if (t->state == TX_RELAY)
-			(void)tx_abort(rp, t,
-						   client && !net_said(t->c) ? WHY_CLIENT_STALLED
-						   : client					 ? WHY_BODY_TIMEOUT
-						   : tx_up_takes(t)			 ? WHY_UP_STALLED
-													 : WHY_UP_TIMEOUT);
-		else if (client && net_said(t->c))
-			(void)tx_body_broke(rp, t, WHY_BODY_TIMEOUT, 408);
-		else if (client)
-			(void)tx_abort(rp, t, WHY_CLIENT_STALLED);
-		else
-			(void)tx_lost(rp, t, tx_up_takes(t) ? WHY_UP_STALLED : WHY_UP_TIMEOUT);
-		break;
 	case TX_LOCAL:
 	case TX_FLUSH:
-		(void)tx_abort(rp, t, WHY_CLIENT_STALLED);
+		tx_defaulted(rp, t, tx_first_debt(t));
 		break;
 	case TX_TUNNEL:
-		tx_close_up(rp, t);
-		t->m.close = t->m.cut = true;
-		t->state = TX_DEAD;
+		t->m.cut = true;
+		(void)tx_go(t, TX_DEAD);
 		break;
 	case TX_DEAD:
 		break;
@@ -13720,7 +13802,8 @@ static int loop_fill(struct rp *rp)
 		if (net_reap(rp, i))
 			continue;
 		bool want = tx_wants(c) || c->kind == CO_IDLE || c->kind == CO_CHECK;
-		loop_poll(&rp->pfd[rp->npfd + i], c->fd, net_interest(c, want));
+		short events = net_interest(c, want);
+		loop_poll(&rp->pfd[rp->npfd + i], c->hung && !events ? -1 : c->fd, events);
 		eager |= net_eager(c, want);
 		i++;
 	}

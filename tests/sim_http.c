@@ -124,6 +124,7 @@ static void clients_leave(void)
 static void clients_stall(void)
 {
 	world_weather();
+	world_argv[WORLD_HEAD_TIMEOUT] = "2s";
 	for (unsigned k = 1 + sim_rand(4); k; k--) {
 		struct client *c = client_add(1 + sim_rand(2));
 		struct ask *a = &c->ask[sim_rand(c->nask)];
@@ -143,6 +144,7 @@ static void clients_stall(void)
 		c->give_up = SIM_START + 200000;
 	}
 	world_play(NULL);
+	world_argv[WORLD_HEAD_TIMEOUT] = "60s";
 }
 
 /* Backends that stay silent, break off or stop reading: 502 or 504, and never a whole-looking
@@ -158,7 +160,8 @@ static void backends_fail(void)
 			a->fate = (enum fate)sim_rand(5);
 			a->fate_at = sim_rand(3) ? sim_rand(200) : sim_rand(20000);
 			if (a->fate != FATE_WELL)
-				a->may = MAY_502 | MAY_504 | MAY_CUT;
+				a->may =
+					MAY_502 | MAY_504 | MAY_CUT | (a->old ? MAY_NONE : 0); /* its cut is a reset */
 		}
 		client_write(c);
 	}

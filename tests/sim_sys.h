@@ -105,6 +105,23 @@ static void sim_wrong(const char *what)
 		sim.wrong = what;
 }
 
+/* TRACE=1 shows every call that moves something. */
+__attribute__((format(printf, 1, 2))) static void sim_trace(const char *fmt, ...)
+{
+	static int on = -1;
+	va_list ap;
+
+	if (on < 0)
+		on = getenv("TRACE") != NULL;
+	if (!on)
+		return;
+	va_start(ap, fmt);
+	printf("%7llu ", (unsigned long long)(sim.now - SIM_START));
+	vprintf(fmt, ap);
+	printf("\n");
+	va_end(ap);
+}
+
 /* ---- memory that may run out ---- */
 
 static bool sim_alloc_fails(void)
@@ -204,6 +221,7 @@ static void sim_far_reset(struct sim_conn *c)
 {
 	if (c->far_closed)
 		return;
+	sim_trace("far end of port %u resets", c->port);
 	c->far_closed = c->in_rst = true;
 	if (sim_odds(64))
 		c->in.r = c->in.w = 0;
@@ -219,6 +237,7 @@ static void sim_far_close(struct sim_conn *c)
 		sim_far_reset(c);
 		return;
 	}
+	sim_trace("far end of port %u closes", c->port);
 	c->far_closed = c->in_fin = true;
 	sim.moved++;
 }
@@ -285,6 +304,7 @@ static void sys_close(int fd)
 	struct sim_conn *c = f->c;
 	if (f->kind == SIM_FREE)
 		return;
+	sim_trace("close(%d)%s", fd, c && sim_q_len(&c->in) ? " with bytes unread" : "");
 	if (c && !c->near_closed) {
 		c->near_closed = true;
 		/* Linux: closing with bytes unread, or to make it so, is a reset. */
@@ -333,15 +353,17 @@ static ssize_t sys_read(int fd, void *p, size_t n)
 		return -1;
 	if (n == 0)
 		sim_wrong("a read of no bytes looks like an end");
-	if (sim_q_len(&c->in))
-		return (ssize_t)sim_q_get(&c->in, p,
-								  sim_odds(sim.f.cut_read) ? 1 + sim_rand((uint32_t)n) : n);
+	if (sim_q_len(&c->in)) {
+		n = sim_q_get(&c->in, p, sim_odds(sim.f.cut_read) ? 1 + sim_rand((uint32_t)n) : n);
+		sim_trace("read(%d) = %zu: %.*s", fd, n, n < 50 ? (int)n : 50, (const char *)p);
+		return (ssize_t)n;
+	}
 	if (c->in_rst && c->told++ == 0) {
 		errno = ECONNRESET;
 		return -1;
 	}
 	if (c->in_rst || c->in_fin)
-		return 0;
+		return sim_trace("read(%d) = 0", fd), 0;
 	errno = EAGAIN;
 	return -1;
 }
@@ -371,6 +393,7 @@ static ssize_t sys_write(int fd, const void *p, size_t n)
 		sim_wrong("a write behind our own end");
 	if (c->in_rst || c->out_fin) {
 		errno = c->told++ == 0 && !c->out_fin ? ECONNRESET : EPIPE;
+		sim_trace("write(%d): %s", fd, strerror(errno));
 		return -1;
 	}
 	if (c->far_closed) { /* nobody is there any more: taken, and answered with a reset */
@@ -386,6 +409,7 @@ static ssize_t sys_write(int fd, const void *p, size_t n)
 		errno = EAGAIN;
 		return -1;
 	}
+	sim_trace("write(%d) = %zu: %.*s", fd, n, n < 50 ? (int)n : 50, (const char *)p);
 	sim_q_put(&c->out, p, n);
 	return (ssize_t)n;
 }
@@ -394,6 +418,7 @@ static void sys_shut(int fd)
 {
 	struct sim_fd *f = sim_fd_of(fd);
 
+	sim_trace("shutdown(%d)", fd);
 	if (f->kind == SIM_STREAM)
 		f->c->out_fin = true;
 	sim.moved++;
@@ -403,6 +428,7 @@ static void sys_reset(int fd)
 {
 	struct sim_fd *f = sim_fd_of(fd);
 
+	sim_trace("reset(%d)", fd);
 	if (f->kind == SIM_STREAM)
 		f->c->linger0 = true;
 }
@@ -470,6 +496,7 @@ static int sys_accept(int fd, struct sockaddr *sa, socklen_t *len)
 			return -1;
 		memmove(sim.backlog + i, sim.backlog + i + 1, (--sim.nbacklog - i) * sizeof *sim.backlog);
 		sim.moved++;
+		sim_trace("accept() = %d", got);
 		sim_name(sa, len, (uint16_t)(20000 + sim_rand(30000)));
 		return got;
 	}
@@ -486,6 +513,8 @@ static int sys_connect(int fd, const struct sockaddr *sa, socklen_t len)
 	f->c = sim_conn_new(sim_port(sa), NULL);
 	f->c->connecting = true;
 	sim.dialled(f->c);
+	sim_trace("connect(%d) to %u: %d at %llu", fd, f->c->port, f->c->connect_err,
+			  (unsigned long long)(f->c->connect_at - SIM_START));
 	sim.moved++;
 	if (f->c->connecting && f->c->connect_at <= sim.now) { /* at once, as to the same machine */
 		f->c->connecting = false;
