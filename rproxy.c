@@ -7368,7 +7368,7 @@ struct conn {
 	bool torn;				  /* it did not end as it should: reset, TLS without a goodbye */
 	bool deaf;				  /* it takes nothing more: what is said to it is dropped */
 	bool shut;				  /* we will send no more */
-	bool hung;				  /* poll() told of its end while nobody wanted to read */
+	bool hung;				  /* poll() told of its end, and will again */
 	bool again;				  /* has work that poll() will not tell */
 	bool counted;			  /* among the connections of its address */
 	bool used;				  /* a backend's: had an exchange before this one */
@@ -7787,7 +7787,7 @@ static bool net_io_now(struct rp *rp, struct conn *c, bool want)
 
 	if (c->phase == CP_FREE)
 		return false;
-	c->hung |= hung && !want;
+	c->hung |= hung;
 	if (hung && !c->shut) { /* a reset; what came before it can still be read */
 		net_deafen(rp, c);
 		moved = true;
