@@ -2142,7 +2142,7 @@ static int hd_field_line(struct hd *h, const char *base, struct sl line)
 	if (!name.n || name.n == line.n)
 		return hd_bad(h, bad, 400);
 	f->id = (uint8_t)hd_lookup(name);
-	bool known = f->id != HF_OTHER && f->id != HF_XF_OTHER; /* each byte of it is */
+	bool known = f->id > HF_OTHER && f->id < HF_XF_OTHER; /* each byte of it is */
 	for (size_t i = 0; !known && i < name.n; i++)
 		all &= sl_class[(uint8_t)name.p[i]];
 	if (!(all & SL_TCHAR)) /* RFC 9112 5.1: no blank before the colon, for one */
