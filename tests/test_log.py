@@ -200,7 +200,7 @@ def test_reason_upstream_waking(proxy):
 
 def test_reason_internal(proxy, backend):
     """A client got the last descriptor, and none is left for the backend."""
-    p = proxy(f"app.test={backend().url}", expect=[TROUBLE, "rproxy: can't accept: .*descriptor.*"])
+    p = proxy(f"app.test={backend().url}", expect=[TROUBLE, "rproxy: can't accept: .*"])
     last = max(map(int, p.descriptors()))
     resource.prlimit(p.process.pid, resource.RLIMIT_NOFILE,
                      (last + 2, resource.prlimit(p.process.pid, resource.RLIMIT_NOFILE)[1]))
