@@ -68,21 +68,20 @@ endif
 libs += -Wl,--start-group -lc $(if $(libgcc),$(libgcc),-lgcc -lgcc_eh) -Wl,--end-group
 else ifdef SYSTEM
 need :=
-else ifneq ($(filter default undefined,$(origin CC)),)
+else ifneq ($(if $(filter default undefined,$(origin CC)),musl-gcc,$(filter musl-gcc,$(CC))),)
 CC := musl-gcc
 STATIC ?= 1
 # Debian's musl comes without crypt(3), which password files need: it is compiled from musl's source.
 ifeq ($(wildcard bearssl/src),)
 crypt := $(D)/libcrypt.a
-else ifneq ($(shell printf 'char *crypt();int main(){return !crypt();}' | $(CC) -x c - -o /dev/null 2>&1),)
-own += -DRP_CRYPT=0
 endif
 else
 need :=
 endif
 
 # Fast where it runs often (rproxy.c itself says where small is better), small where it does not.
-CFLAGS ?= $(if $(TARGET),,-O2 -fno-tree-vectorize -falign-functions=1 -falign-jumps=1 -falign-loops=1)
+CFLAGS ?= $(if $(TARGET),,-O2 $(if $(findstring clang,$(CC)),,-fno-tree-vectorize -falign-functions=1 \
+	-falign-jumps=1 -falign-loops=1))
 ifeq ($(STATIC),1)
 own += -fno-asynchronous-unwind-tables -fno-unwind-tables
 LDFLAGS ?= -s
@@ -97,6 +96,11 @@ crt := -static -nostartfiles -Wl,-z,norelro -l:crt1.o
 endif
 else ifneq ($(shell printf '\043include <features.h>\n' | $(CC) -E -dM - 2>/dev/null | grep -w __GLIBC__),)
 libs += -lcrypt
+endif
+ifeq ($(TARGET)$(crypt),)
+ifneq ($(shell printf 'char *crypt();int main(){return !crypt();}' | $(CC) -w -x c - -o /dev/null $(libs) 2>&1),)
+own += -DRP_CRYPT=0
+endif
 endif
 
 # Hashes that rproxy refuses when it reads them: never called, not linked.
