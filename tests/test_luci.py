@@ -335,11 +335,11 @@ def test_a_certificate_is_a_domain_or_two_files(page):
     assert [s["domain"] for s in sections(browser, "cert")] == ["*.example.com"]
 
 
-def test_the_status_shows_listeners_routes_and_days_left_and_follows(page, proxy, backend, certs,
-                                                                      tmp_path):
+def test_the_status_shows_listeners_routes_and_days_left_and_follows(page, proxy, backend, certs):
     pair = certs("a.test")
-    p = proxy(f"a.test/<b>=http://127.0.0.1:{backend().port}".replace("<b>", "x"),
-              https="127.0.0.1:0", status="127.0.0.1:0", cert=f"{pair.chain},{pair.key}")
+    p = proxy(f"a.test/x=http://127.0.0.1:{backend().port}", "a.test/old=redirect:https://b.test/",
+              "a.test/gone=status:410", https="127.0.0.1:0", status="127.0.0.1:0",
+              cert=f"{pair.chain},{pair.key}")
     browser = page(status=f"127.0.0.1:{p.status[0]}")
 
     def rows(name):
@@ -347,13 +347,14 @@ def test_the_status_shows_listeners_routes_and_days_left_and_follows(page, proxy
                           ".slice(1).map(r => [ ...r.cells ].map(c => c.textContent))", name)
 
     assert ["http", f"127.0.0.1:{p.http[0]}"] in rows("listeners")
-    ((route, target, state, served, failed),) = rows("targets")
-    assert (route, state, served, failed) == ("a.test/x", "up", "0", "0")
+    target = f"http://127.0.0.1:{backend.made[0].port}"
+    assert rows("routes") == [["a.test/gone", "status:410", "", "", ""],
+                              ["a.test/old", "redirect:https://b.test/", "", "", ""],
+                              ["a.test/x", target, "up", "0", "0"]]
     ((name, left),) = rows("certificates")
     assert name == "a.test" and left in ("299 days", "300 days")
     assert p.client("a.test").ask("/x", host="a.test").status == 200
-    browser.wait("return document.querySelector('#rproxy-targets tr:nth-child(2)').cells[3]"
-                 ".textContent === '1'")
+    wait_for(lambda: ["a.test/x", target, "up", "1", "0"] in rows("routes"), "the page to follow")
     browser.picture("status")
     width = browser.js("return document.documentElement.scrollWidth")
     assert width <= browser.js("return window.innerWidth"), "it scrolls sideways on a phone"

@@ -171,11 +171,25 @@ const STATES = {
 	down: _('down')
 };
 
-function daysLeft(days) {
-	if (days < 0)
-		return E('strong', {}, [ _('expired') ]);
+/* A row for each target of a route; a redirect or a fixed answer is a row, too. */
+function routeRows(r) {
+	const route = r.host + r.path;
 
-	return E(days < 14 ? 'strong' : 'span', {}, [ _('%d days').format(days) ]);
+	if (r.redirect !== undefined)
+		return [ [ route, 'redirect:' + r.redirect, '', '', '' ] ];
+	if (r.status !== undefined)
+		return [ [ route, 'status:' + r.status, '', '', '' ] ];
+	return r.targets.map(t =>
+		[ route, t.target, STATES[t.state] ?? t.state, String(t.served), String(t.failed) ]);
+}
+
+function timeLeft(c) {
+	if (c.state === 'expired')
+		return E('strong', {}, [ _('expired') ]);
+	if (c.state === 'early')
+		return E('strong', {}, [ _('not valid yet') ]);
+
+	return E(c.state === 'expiring' ? 'strong' : 'span', {}, [ _('%d days').format(c.days_left) ]);
 }
 
 function renderStatus(s) {
@@ -189,12 +203,10 @@ function renderStatus(s) {
 		]),
 		table('rproxy-listeners', [ _('Listens'), _('Address') ],
 			s.listeners.map(l => [ l.kind, l.address ]), _('none')),
-		table('rproxy-targets', [ _('Route'), _('Target'), _('State'), _('Served'), _('Failed') ],
-			s.targets.map(t => [
-				t.host + t.path, t.target, STATES[t.state] ?? t.state, String(t.served), String(t.failed)
-			]), _('No route has a target.')),
+		table('rproxy-routes', [ _('Route'), _('Target'), _('State'), _('Served'), _('Failed') ],
+			s.routes.flatMap(routeRows), _('There is no route yet.')),
 		table('rproxy-certificates', [ _('Certificate'), _('Left') ],
-			s.certificates.map(c => [ c.name, daysLeft(c.days_left) ]),
+			s.certificates.map(c => [ c.name, timeLeft(c) ]),
 			_('There is no certificate yet.'))
 	];
 }
