@@ -7959,9 +7959,11 @@ static bool net_proxy_end(struct sl ip, struct sl port, bool four, struct addr *
 static ptrdiff_t net_proxy_v1(struct sl bytes, struct net_proxy *out)
 {
 	struct sl line = sl_mk(bytes.p, bytes.n < NET_PROXY_V1 ? bytes.n : NET_PROXY_V1);
-	size_t cr = sl_find(line, '\r');
+	size_t cr = sl_plain(line);
 	struct sl word[6], rest = sl_mk(line.p, cr);
 
+	if (cr < line.n && line.p[cr] != '\r')
+		return -1;
 	if (cr + 1 >= line.n && line.n < NET_PROXY_V1)
 		return 0;
 	if (sl_at(line, cr + 1) != '\n')
@@ -8307,7 +8309,7 @@ enum dns_kind { DNS_NAME, DNS_HASH, DNS_KINDS };
 #define DNS_FOR_HASHES 2u
 #define DNS_AT_ONCE 16	   /* names that are looked up at a time */
 #define DNS_HASHES 2	   /* passwords that are checked at a time: routers have few cores */
-#define DNS_NICE 10		   /* of who checks them: below everything that serves */
+#define DNS_NICE 5		   /* of who checks them: below everything that serves */
 #define DNS_QUEUE 256	   /* questions under way; more are refused */
 #define DNS_TEXT 512	   /* bytes of a name, or of a hash and a password */
 #define DNS_REVIVE_MS 1000 /* a helper that died is started anew after this */

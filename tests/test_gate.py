@@ -11,7 +11,7 @@ import re
 import ssl
 import statistics
 import subprocess
-import threading
+import sys
 import time
 
 import pytest
@@ -626,29 +626,36 @@ def test_a_guesser_does_not_keep_others_out(site, tmp_path):
     assert all(a.get("Retry-After") for a in got if a.status == 503)
 
 
+STORM = """
+import base64, select, socket, sys, time
+port, on, n, socks = int(sys.argv[1]), False, 0, []
+while True:
+    if select.select([sys.stdin], [], [], 0 if on else None)[0]:
+        word = sys.stdin.readline()
+        if not word:
+            break
+        on = word == "on\\n"
+        continue
+    n += 1
+    s = socket.socket()
+    s.bind(("127.0.0.3", 0))
+    s.connect(("127.0.0.1", port))
+    pair = base64.b64encode(b"ann:%d" % n).decode()
+    s.sendall(f"PROXY TCP4 6.6.{n >> 8 & 255}.{n & 255} 127.0.0.1 1 80\\r\\nGET / HTTP/1.1\\r\\n"
+              f"Host: app.test\\r\\nAuthorization: Basic {pair}\\r\\n\\r\\n".encode())
+    socks.append(s)
+    if len(socks) > 60:
+        socks.pop(0).close()
+    time.sleep(0.02)
+"""
+
+
 @pytest.mark.release
 def test_a_login_storm_stalls_nobody(site, tmp_path):
-    """50 wrong bcrypt logins a second, from many addresses; what others wait for is measured
-    before and during, in turns."""
+    """50 wrong bcrypt logins a second, each from an address of its own, by a process of their own;
+    what others wait for is measured without and with it, in turns."""
     s = site("plain", f"auth={htpasswd(tmp_path, '-B', '-C', '8', ann='secret')}",
-             routes=["other.test=status:204 plain"], log="none", max_conns=1000)
-    stop, storming = threading.Event(), threading.Event()
-
-    def storm():
-        n = 0
-        while not stop.is_set():
-            if storming.wait(0.1):
-                with contextlib.suppress(OSError, EOFError):
-                    c = s.client("http", f"6.6.{n >> 8 & 255}.{n & 255}")
-                    c.send(request("/", basic(f"ann:{n}"), "Connection: close"))
-                    open_ones.append(c)
-                if len(open_ones) > 100:
-                    open_ones.pop(0).close()
-                n += 1
-                time.sleep(0.02)
-
-    open_ones = []
-    threading.Thread(target=storm, daemon=True).start()
+             routes=["other.test=status:204 plain"], log="none")
     client = s.client("http")
 
     def waits(seconds):
@@ -657,19 +664,23 @@ def test_a_login_storm_stalls_nobody(site, tmp_path):
             began = time.monotonic()
             assert client.ask(host="other.test").status == 204
             took.append(time.monotonic() - began)
-            time.sleep(0.002)
+            time.sleep(0.001)
         return took
 
     quiet, loud = [], []
-    for _ in range(4):
-        quiet += waits(0.5)
-        storming.set()
-        loud += waits(0.5)
-        storming.clear()
-    stop.set()
+    with subprocess.Popen([sys.executable, "-c", STORM, str(s.proxy.http[0])], text=True,
+                          stdin=subprocess.PIPE, bufsize=1) as storm:
+        for _ in range(4):
+            quiet += waits(0.4)
+            storm.stdin.write("on\n")
+            loud += waits(0.4)
+            storm.stdin.write("off\n")
+            time.sleep(0.2)  # for what is still being checked
+        storm.stdin.close()
     p99 = [statistics.quantiles(took, n=100)[98] for took in (quiet, loud)]
-    print(f"p99 {p99[0] * 1000:.2f} ms without, {p99[1] * 1000:.2f} ms within the storm")
-    # 2 is the aim on a machine of its own; the storm's own client and its hashes load this one
+    print(f"p99 {p99[0] * 1000:.2f} ms without, {p99[1] * 1000:.2f} ms within the storm, "
+          f"medians {statistics.median(quiet) * 1000:.2f} and {statistics.median(loud) * 1000:.2f}")
+    # the aim is 2; other work on this machine blurs it
     assert p99[1] < max(5 * p99[0], 0.02 * SLOW), p99
 
 
