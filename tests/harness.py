@@ -36,6 +36,12 @@ PATIENCE = 10 * SLOW  # s: anything longer is a hang
 BIG = os.environ.get("RP_BIG") == "1"
 
 
+def hurry(speed):
+    """How much faster a proxy's clock may go (see `clock` in conftest.py): its timeouts, too, become
+    so short that a slow machine must not go as far."""
+    return max(1, int(speed / SLOW))
+
+
 def sanitized():
     """Whether the binary carries AddressSanitizer, whose shadow makes memory figures void."""
     return b"__asan_" in pathlib.Path(BINARY[-1]).read_bytes()

@@ -13,7 +13,7 @@ import time
 
 import pytest
 
-from harness import (BIG, PATIENCE, SLOW, TROUBLE, chunk, dead_port, half_close, reply,
+from harness import (BIG, PATIENCE, SLOW, TROUBLE, chunk, dead_port, half_close, hurry, reply,
                      request, reset, says, wait_for)
 
 OK = reply(200, body=b"ok")
@@ -74,16 +74,16 @@ class Gate:
     ("max=5,timeout=0", 0, 0)], ids=["4s", "60", "2", "1", "0"])
 def test_an_idle_connection_is_kept_four_seconds_or_as_the_backend_says(
         proxy, backend, clock, said, low, high):
-    lasted = []
+    lasted, speed = [], hurry(4)
 
     def handler(conn):
         conn.request()
         conn.send(reply(200, *([f"Keep-Alive: {said}"] if said else []), body=b"ok"))
         since = time.monotonic()
         conn.rest()
-        lasted.append((time.monotonic() - since) * 4)
+        lasted.append((time.monotonic() - since) * speed)
 
-    p = proxy(f"app.test={backend(handler).url}", env=clock(speed=4))
+    p = proxy(f"app.test={backend(handler).url}", env=clock(speed=speed))
     assert p.ask().status == 200
     wait_for(lambda: lasted, "the proxy to close it")
     assert low <= lasted[0] <= high + SLOW, lasted
@@ -445,25 +445,25 @@ def test_a_silent_target_is_replaced(proxy, backend):
 
 def test_a_broken_target_is_left_out_longer_each_time_and_tried_by_one_request(
         proxy, backend, clock):
-    tries = []
+    tries, speed = [], hurry(5)
 
     def breaks(conn):
         tries.append(time.monotonic())
         reset(conn.sock)
 
     bad, good = backend(breaks), backend(named("good"))
-    p = proxy(f"app.test={bad.url},{good.url}", env=clock(speed=5), log="none", expect=[TROUBLE],
+    p = proxy(f"app.test={bad.url},{good.url}", env=clock(speed=speed), log="none", expect=[TROUBLE],
               idle_timeout="1h")
     with pressure(p, 4) as seen:
-        wait_for(lambda: len(tries) >= 4 and tries[-1] - tries[0] > 12 / 5, "tries")
+        wait_for(lambda: len(tries) >= 4 and tries[-1] - tries[0] > 12 / speed, "tries", 20 * SLOW)
     assert set(statuses(seen)) == {200}
     bursts = []  # tries less than 0.3 s of the proxy's clock apart belong together
     for t in tries:
-        if not bursts or t - bursts[-1][-1] > 0.3 / 5:
+        if not bursts or t - bursts[-1][-1] > 0.3 / speed:
             bursts.append([])
         bursts[-1].append(t)
     assert len(bursts[0]) <= 4 and [len(b) for b in bursts[1:]] == [1] * (len(bursts) - 1), bursts
-    gaps = [(b[0] - a[0]) * 5 for a, b in zip(bursts, bursts[1:])]
+    gaps = [(b[0] - a[0]) * speed for a, b in zip(bursts, bursts[1:])]
     for i, gap in enumerate(gaps[:4]):
         assert 2 ** i * 0.95 <= gap <= 2 ** i + 1.5 * SLOW, gaps
 
@@ -503,14 +503,14 @@ class Checked:
     def more(self, n):
         """Waits for n more checks and their verdict."""
         until = len(self.checks) + n
-        wait_for(lambda: len(self.checks) >= until, f"{n} checks of {self.name}")
+        wait_for(lambda: len(self.checks) >= until, f"{n} checks of {self.name}", 20 * SLOW)
         time.sleep(0.1 * SLOW)
 
 
 def test_a_target_that_fails_its_check_twice_is_out_until_it_passes_twice(proxy, backend, clock):
-    one, two = Checked("one"), Checked("two")
+    one, two, speed = Checked("one"), Checked("two"), hurry(10)
     p = proxy(f"app.test={backend(one).url},{backend(two).url} check=/healthz",
-              env=clock(speed=10), expect=[CHECKED])
+              env=clock(speed=speed), expect=[CHECKED])
     one.more(1)
     assert p.ask().body == b"one"
     one.well = False
@@ -525,7 +525,7 @@ def test_a_target_that_fails_its_check_twice_is_out_until_it_passes_twice(proxy,
     one.more(1)
     p.said("passes its check again")
     assert p.ask().body == b"one"
-    gaps = [(b - a) * 10 for a, b in zip(one.checks, one.checks[1:])]
+    gaps = [(b - a) * speed for a, b in zip(one.checks, one.checks[1:])]
     assert all(9 <= gap <= 12 + 4 * SLOW for gap in gaps), gaps
     head = one.heads[0]
     assert (head.method, head.get("Host"), head.get("Connection")) == ("GET", "app.test", "close")
@@ -550,13 +550,14 @@ def test_what_counts_as_a_failed_check(proxy, backend, clock, ill):
 
     b = backend(handler)
     url = f"http://127.0.0.1:{dead_port()}" if ill == "refused" else b.url
-    p = proxy(f"app.test={url},{backend(named('two')).url} check=/healthz", env=clock(speed=10),
+    p = proxy(f"app.test={url},{backend(named('two')).url} check=/healthz",
+              env=clock(speed=hurry(10)),
               expect=[CHECKED])
     if ill == "endless":
-        wait_for(lambda: b.conns >= 3, "three checks")
+        wait_for(lambda: b.conns >= 3, "three checks", 20 * SLOW)
         assert not [line for line in p.lines if "fails its check" in line]
     else:
-        p.said("target .* fails its check")
+        p.said("target .* fails its check", 20 * SLOW)
         assert p.ask().body == b"two"
     wait_for(lambda: len(p.descriptors()) <= p.fds + 2, "checks to end")
 
@@ -567,7 +568,7 @@ def test_what_the_checks_say_survives_a_reload_until_nobody_checks(proxy, backen
     one.well = False
     ones, twos, conf = backend(one), backend(two).url, tmp_path / "conf"
     conf.write_text(f"http 127.0.0.1:0\nroute app.test={ones.url},{twos} check=/healthz\n")
-    p = proxy(args=["-c", str(conf)], env=clock(speed=10),
+    p = proxy(args=["-c", str(conf)], env=clock(speed=hurry(10)),
               expect=[CHECKED, "rproxy: reloaded"])
     p.said("fails its check")
     assert p.ask().body == b"two"
@@ -584,7 +585,7 @@ def test_what_the_checks_say_survives_a_reload_until_nobody_checks(proxy, backen
 def test_a_target_of_two_routes_is_checked_as_the_one_with_the_check_says(proxy, backend, clock):
     one = Checked("one")
     url = backend(one).url
-    p = proxy(f"a.test={url}", f"b.test={url} check=/healthz", env=clock(speed=10))
+    p = proxy(f"a.test={url}", f"b.test={url} check=/healthz", env=clock(speed=hurry(10)))
     one.more(2)
     assert {r.get("Host") for r in one.heads} == {"b.test"}
     assert p.ask(host="a.test").status == 200

@@ -20,7 +20,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from harness import (PATIENCE, SLOW, TROUBLE, dead_port, echo, reply, request, reset, run,
+from harness import (PATIENCE, SLOW, TROUBLE, dead_port, echo, hurry, reply, request, reset, run,
                      says, wait_for)
 from test_names import net  # noqa: F401: a fixture
 
@@ -317,8 +317,9 @@ def test_a_tls_connection_is_kept_for_the_next_request(proxy, secure, certs):
 def test_a_tls_target_is_checked(proxy, secure, certs, backend, clock):
     b = secure(certs("127.0.0.1"))
     p = proxy(f"app.test=https://127.0.0.1:{b.port},{backend().url} check=/healthz "
-              f"verify=pin:{pin_of(certs('127.0.0.1'))}", env=clock(speed=10), expect=[TROUBLE])
-    wait_for(lambda: len(b.requests) >= 3, "checks")
+              f"verify=pin:{pin_of(certs('127.0.0.1'))}", env=clock(speed=hurry(10)),
+              expect=[TROUBLE])
+    wait_for(lambda: len(b.requests) >= 3, "checks", 30 * SLOW)
     assert {r.target for r in b.requests} == {"/healthz"}
     assert not [line for line in p.lines if "fails" in line]
 
@@ -399,14 +400,14 @@ def test_while_the_clock_is_before_2024_dates_are_not_judged(proxy, secure, cert
     wall.write_text("1577836800")  # 2020
     p = proxy(*(f"{h}.test=https://127.0.0.1:{secure(c).port} ca={certs.root.chain}"
                 for h, c in shown.items()),
-              env=clock(speed=10, wall=wall), expect=[TROUBLE, "rproxy: the clock says .*"])
+              env=clock(speed=hurry(10), wall=wall), expect=[TROUBLE, "rproxy: the clock says .*"])
 
     def statuses():
         return [p.ask(host=f"{h}.test").status for h in shown]
 
     assert statuses() == [200, 200, 502, 502]
     wall.write_text(str(int(time.time())))
-    time.sleep(0.5)  # 5 s of its clock: connections that were judged before are gone
+    time.sleep(5 / hurry(10))  # 5 s of its clock: connections that were judged before are gone
     assert statuses() == [200, 502, 502, 502]
     assert len([line for line in p.lines if "a time before 2024" in line]) == 1
 
@@ -517,8 +518,9 @@ def test_a_client_may_go_away_while_it_waits(proxy, bed):
 
 
 def test_packets_go_out_at_most_every_ten_seconds(proxy, bed, clock):
-    p = proxy(f"nas.test=http://127.0.0.1:{dead_port()} {bed.setting}", env=clock(speed=20),
-              log="none", expect=WOKEN)
+    speed = hurry(20)
+    p = proxy(f"nas.test=http://127.0.0.1:{dead_port()} {bed.setting}", log="none",
+              env=clock(speed=speed), expect=WOKEN)
     client, times = p.client(), []
 
     def listen():
@@ -530,7 +532,7 @@ def test_packets_go_out_at_most_every_ten_seconds(proxy, bed, clock):
     listener.start()
     while listener.is_alive():
         assert client.ask("/", HTML, host="nas.test").status == 503
-    gaps = [(b - a) * 20 for a, b in zip(times, times[1:])]
+    gaps = [(b - a) * speed for a, b in zip(times, times[1:])]
     assert all(9 < gap < 11 + 5 * SLOW for gap in gaps), gaps
 
 
