@@ -181,9 +181,9 @@ def test_a_name_without_address_is_502_for_its_host_alone(net, named, backend, s
 def test_a_name_that_never_resolved_is_asked_for_again_at_most_once_a_second(net, named, backend):
     p = named(f"a.test=http://nas.test:{backend(address='10.99.0.1').port}", log="none")
     client, since = p.client(), time.monotonic()
-    while time.monotonic() - since < 2.2:
+    while time.monotonic() - since < 1.3:
         assert client.ask(host="a.test").status == 502
-    assert 2 <= net.resolver.lookups("nas.test") <= 4
+    assert 1 < net.resolver.lookups("nas.test") <= 3
     net.resolver.names["nas.test"] = ["10.99.0.1"]
     since = time.monotonic()
     wait_for(lambda: client.ask(host="a.test").status == 200, "the name to be found")
@@ -224,7 +224,7 @@ def test_dns_trouble_does_not_touch_targets_by_address(net, named, backend, trou
 
     def start(*routes):
         since = time.monotonic()
-        p = named(f"app.test={b.url}", *routes, log="none")
+        p = named(f"app.test={b.url}", *routes, log="none", connect_timeout="2s")
         starts.append(time.monotonic() - since)
         return p
 
@@ -265,25 +265,25 @@ def test_an_address_that_changes_is_noticed_within_a_minute(net, named, backend,
     old = backend(saying("old"), address="10.99.0.1")
     backend(saying("new"), port=old.port)
     net.resolver.names["nas.test"] = ["10.99.0.1"]
-    speed = hurry(20)
-    p = named(f"a.test=http://nas.test:{old.port}", env=clock(speed=speed), connect_timeout="1m")
+    speed = hurry(40)
+    p = named(f"a.test=http://nas.test:{old.port}", env=clock(speed=speed), connect_timeout="2m")
     assert p.ask(host="a.test").body == b"old"
     since = time.monotonic()
     net.resolver.names["nas.test"] = ["127.0.0.1"]
     wait_for(lambda: p.ask(host="a.test").body == b"new", "the new address", 10 * SLOW)
-    assert 40 < (time.monotonic() - since) * speed < 62 + 30 * SLOW
+    assert 40 < (time.monotonic() - since) * speed < 62 + 60 * SLOW
 
 
 def test_the_last_good_address_is_kept_while_dns_fails(net, named, backend, clock):
     b = backend(saying("here"), address="10.99.0.1")
     net.resolver.names["nas.test"] = ["10.99.0.1"]
-    p = named(f"a.test=http://nas.test:{b.port}", env=clock(speed=hurry(20)),
-              connect_timeout="1m")
+    p = named(f"a.test=http://nas.test:{b.port}", env=clock(speed=hurry(40)),
+              connect_timeout="2m")
     assert p.ask(host="a.test").status == 200
     for trouble in ("SERVFAIL", "NXDOMAIN", LOST):
         net.resolver.names["nas.test"] = trouble
-        n = net.resolver.lookups("nas.test")
-        wait_for(lambda: net.resolver.lookups("nas.test") > n, "the next lookup", 10 * SLOW)
+        n = len(net.resolver.asked["nas.test"])
+        wait_for(lambda: len(net.resolver.asked["nas.test"]) > n, "the next lookup", 10 * SLOW)
         time.sleep(0.1)
         assert p.ask(host="a.test").status == 200, trouble
     b.close()
@@ -416,7 +416,7 @@ def test_a_black_hole_costs_its_own_requests_the_connect_timeout_and_nobody_else
     b = backend(saying("here"), address="10.99.0.1")
     rules = [f"app.test={b.url}", f"hole.test=http://{net.hole()}:80",
              f"both.test=http://{net.hole()}:80,{b.url}"]
-    calm, sick = (named(*rules, connect_timeout="2s", log="none") for _ in range(2))
+    calm, sick = (named(*rules, connect_timeout="1500ms", log="none") for _ in range(2))
     lost, costs = [sick.client() for _ in range(50)], []
     since = time.monotonic()
     for client in lost:
@@ -431,27 +431,27 @@ def test_a_black_hole_costs_its_own_requests_the_connect_timeout_and_nobody_else
         t.start()
     took = {calm: [], sick: []}
     clients = {p: p.client() for p in took}
-    while time.monotonic() - since < 1.8:
+    while time.monotonic() - since < 1.3:
         for p, client in clients.items():
             began = time.perf_counter()
             assert client.ask().status == 200
             took[p].append(time.perf_counter() - began)
     for t in enders:
         t.join(PATIENCE)
-    assert len(costs) == 50 and 1.9 < min(costs) and max(costs) < 2 + SLOW, (min(costs), max(costs))
+    assert len(costs) == 50 and 1.4 < min(costs) and max(costs) < 1.5 + SLOW, (min(costs), max(costs))
     print(f"p99 {p99(took[calm]) * 1e3:.2f} ms calm, {p99(took[sick]) * 1e3:.2f} ms beside a hole")
     assert p99(took[sick]) < 2 * p99(took[calm]) + 0.002 * SLOW
     began = time.monotonic()
     assert sick.ask(host="both.test").body == b"here"
-    assert 1.9 < time.monotonic() - began < 2 + SLOW
+    assert 1.4 < time.monotonic() - began < 1.5 + SLOW
     assert sick.ask(host="both.test").body == b"here"  # it is left out now
-    assert time.monotonic() - began < 2.5 + SLOW
+    assert time.monotonic() - began < 2 + SLOW
 
 
 def test_a_target_in_a_hole_is_tried_by_one_request_at_a_time(net, named, backend, clock):
     """Each trial takes --connect-timeout: meanwhile the others do not queue up behind it."""
     b = backend(saying("here"), address="10.99.0.1")
-    speed = hurry(5)
+    speed = hurry(10)
     p = named(f"app.test=http://{net.hole()}:80,{b.url}", connect_timeout="3s", log="none",
               env=clock(speed=speed), idle_timeout="1h")
     with pressure(p, 6) as seen:

@@ -77,6 +77,7 @@ def test_a_unix_socket_is_pooled_and_checked(proxy, backend, path):
     client = p.client()
     assert client.ask().json()["conn"] == client.ask().json()["conn"]
     assert dict(client.ask(host="t.test").json()["fields"])["Host"] == "localhost"
+    b.close()  # or the pooled connection would look like one that was lost
 
 
 # ==[ the PROXY protocol ]=========================================================================
@@ -142,10 +143,9 @@ class Introduced:
             conn.sock.close()
 
 
-@pytest.mark.release
-@pytest.mark.parametrize("address", ["127.0.0.1", "::1"])
-@pytest.mark.parametrize("kind", ["http", "https", "unix"])
-@pytest.mark.parametrize("version", ["v1", "v2"])
+@pytest.mark.parametrize("version, kind, address", [
+    ("v1", "http", "127.0.0.1"), ("v1", "http", "::1"), ("v1", "https", "127.0.0.1"),
+    ("v2", "http", "127.0.0.1"), ("v2", "https", "::1"), ("v2", "unix", "127.0.0.1")])
 def test_send_proxy_says_who_came_and_whereto(proxy, backend, certs, path, version, kind, address):
     """And no two clients share a connection: the second would be taken for the first."""
     seen = Introduced(server(certs("127.0.0.1")) if kind == "https" else None)
@@ -248,7 +248,6 @@ def alone(folder, address, ca):
     return made
 
 
-@pytest.mark.release
 @pytest.mark.parametrize("names, target, life, status", [
     (["localhost"], "localhost", (-1, 300), 200),
     (["x.test", "localhost"], "LOCALHOST", (-1, 300), 200),
@@ -319,7 +318,7 @@ def test_a_tls_target_is_checked(proxy, secure, certs, backend, clock):
     p = proxy(f"app.test=https://127.0.0.1:{b.port},{backend().url} check=/healthz "
               f"verify=pin:{pin_of(certs('127.0.0.1'))}", env=clock(speed=hurry(10)),
               expect=[TROUBLE])
-    wait_for(lambda: len(b.requests) >= 3, "checks", 30 * SLOW)
+    wait_for(lambda: len(b.requests) >= 2, "checks", 30 * SLOW)
     assert {r.target for r in b.requests} == {"/healthz"}
     assert not [line for line in p.lines if "fails" in line]
 
@@ -496,7 +495,6 @@ def test_a_program_waits_for_the_target(proxy, backend, bed):
     assert bed.quiet(), "a second packet"
 
 
-@pytest.mark.release
 def test_a_program_gives_up_after_the_connect_timeout(proxy, bed):
     p = proxy(f"nas.test=http://127.0.0.1:{dead_port()} {bed.setting}", connect_timeout="2s",
               expect=WOKEN)
@@ -536,17 +534,16 @@ def test_packets_go_out_at_most_every_ten_seconds(proxy, bed, clock):
     assert all(9 < gap < 11 + 5 * SLOW for gap in gaps), gaps
 
 
-@pytest.mark.release
 def test_a_silent_target_is_woken_before_the_wait_is_over(proxy, bed, blackhole):
     """As a sleeping machine is: no answer at all. The packet must not come after the patience."""
-    p = proxy(f"nas.test=http://127.0.0.1:{blackhole} {bed.setting}", connect_timeout="3s",
+    p = proxy(f"nas.test=http://127.0.0.1:{blackhole} {bed.setting}", connect_timeout="2s",
               expect=WOKEN)
     client, since = p.client(), time.monotonic()
     client.send(request("/", HTML, host="nas.test"))
     assert bed.packet() == PACKET
     early = time.monotonic() - since
     answer = client.answer()
-    assert early + 1 < time.monotonic() - since and time.monotonic() - since > 2.8
+    assert early < time.monotonic() - since - 0.3 and time.monotonic() - since > 1.9
     assert answer.status == 503 and b"refresh" in answer.body
 
 
@@ -609,8 +606,7 @@ def test_without_an_address_the_packet_is_broadcast(net, proxy):  # noqa: F811
 # ==[ pages ]======================================================================================
 
 
-@pytest.mark.release
-@pytest.mark.parametrize("size", [20, 60000, 65536])
+@pytest.mark.parametrize("size", [20, 65536])
 def test_an_error_page_of_ones_own(proxy, backend, blackhole, bed, tmp_path, size):
     page = tmp_path / "page.html"
     text = (b"<h1>Back soon</h1>" + b"." * size)[:size]
@@ -621,7 +617,7 @@ def test_an_error_page_of_ones_own(proxy, backend, blackhole, bed, tmp_path, siz
               f"b502.test={backend(says(reply(502, body=b'its own'))).url} error-page={page}",
               f"e403.test=http://127.0.0.1:1 error-page={page} deny=0.0.0.0/0",
               f"plain.test=http://127.0.0.1:{dead_port()}",
-              connect_timeout="500ms", expect=WOKEN)
+              connect_timeout="300ms", expect=WOKEN)
     client = p.client()
     for status in (502, 503, 504):
         answer = client.ask(host=f"e{status}.test")
