@@ -619,7 +619,7 @@ def test_the_ipk_holds_what_the_package_installs(tmp_path):
     assert file.name == "rproxy_0.1.0-r1_mips_24kc.ipk"
     assert {k: mode for k, (mode, _) in data.items()} == {
         "/usr/sbin/rproxy": "0o755", "/etc/init.d/rproxy": "0o755", "/etc/config/rproxy": "0o600",
-        "/etc/capabilities/rproxy.json": "0o644"}
+        "/etc/capabilities/rproxy.json": "0o644", "/lib/upgrade/keep.d/rproxy": "0o644"}
     assert data["/usr/sbin/rproxy"][1] == "the program"
     assert data["/etc/init.d/rproxy"][1].encode("latin-1") == (PACKAGE / "rproxy.init").read_bytes()
     assert {k: mode for k, (mode, _) in control.items()} == {

@@ -41,7 +41,7 @@ export ipk_prerm = $$(call script,prerm)
 ipk:
 	@rm -rf $(WORK) && mkdir -p $(WORK)/control $(WORK)/data $(WORK)/built/build
 	$(if $(PROGRAM),@install -m 755 $(PROGRAM) $(WORK)/built/build/rproxy)
-	@set -e; $(subst $(newline),; ,$(call Package/$(1)/install,$(WORK)/data))
+	@set -e; $(subst $(newline),; ,$(subst \$(newline),,$(call Package/$(1)/install,$(WORK)/data)))
 	@cd $(WORK)/control && for f in control conffiles postinst-pkg postinst prerm; do \
 	text=$$$$(printenv ipk_$$$$f); [ -z "$$$$text" ] || printf '%s\n' "$$$$text" >$$$$f; done && \
 	chmod 644 * && chmod 755 p*
