@@ -11985,10 +11985,10 @@ static void tx_put_https(const struct rp *rp, const struct conf *cf, struct sl h
 	}
 }
 
-/* The public way to a route: this one's as the client came here, another's by its name. */
+/* The public way to a route: on this host as the client came here, else by the route's name. */
 static void tx_put_public(struct rp *rp, struct tx *t, const struct route *r, struct sb *b)
 {
-	bool here = r == t->route || r->host[0] == '*';
+	bool here = r->host[0] == '*' || sl_is(tx_host(t), r->host);
 	struct sl host = here ? tx_host(t) : sl_of(r->host);
 
 	if (!host.n) /* HTTP/1.0 without Host: the path alone has to do */
