@@ -166,10 +166,13 @@ static ssize_t sys_write(int fd, const void *p, size_t n)
 	return r;
 }
 
-/* Waits at most ms (< 0: for ever). Returns how many entries have events, 0 also after a signal. */
+/* Waits at most ms (< 0: for ever). Returns how many entries have events, 0 also after a signal: those
+ * of sys_signals come here alone, so that none is overlooked just before the wait. */
 static int sys_poll(struct pollfd *p, size_t n, int ms)
 {
-	int r = poll(p, (nfds_t)n, ms);
+	static const sigset_t none;
+	struct timespec ts = {.tv_sec = ms / 1000, .tv_nsec = ms % 1000 * 1000000L};
+	int r = ppoll(p, (nfds_t)n, ms < 0 ? NULL : &ts, &none);
 
 	return r < 0 ? 0 : r;
 }
@@ -456,14 +459,19 @@ static void sys_signal(int sig)
 	sys_any = 1;
 }
 
-/* Takes the signals of the contract; they interrupt poll(). Works as PID 1, too. */
+/* Takes the signals of the contract; they interrupt sys_poll(). Works as PID 1, too. */
 static void sys_signals(void)
 {
 	static const int taken[] = {SIGTERM, SIGINT, SIGHUP, SIGUSR1, SIGUSR2, SIGCHLD};
 	struct sigaction sa = {.sa_handler = sys_signal};
+	sigset_t held;
 
-	for (size_t i = 0; i < RP_LEN(taken); i++)
+	(void)sigemptyset(&held);
+	for (size_t i = 0; i < RP_LEN(taken); i++) {
+		(void)sigaddset(&held, taken[i]);
 		(void)sigaction(taken[i], &sa, NULL);
+	}
+	(void)sigprocmask(SIG_BLOCK, &held, NULL);
 	sa.sa_handler = SIG_IGN;
 	(void)sigaction(SIGPIPE, &sa, NULL);
 }
@@ -3206,6 +3214,7 @@ struct cf_in {
 	const char *open[CF_DEEP]; /* borrows: the files that are being read */
 	const struct cf_opt *opt;  /* whose value is read */
 	bool listens;			   /* somebody asked for a listener, if a wrong one, or may have */
+	bool starved;			   /* of memory, which was said */
 	char lead[300];			   /* what messages begin with: `target "x": ` */
 };
 
@@ -3268,6 +3277,16 @@ __attribute__((format(printf, 3, 4))) static bool cf_bad(struct cf_in *in, const
 	return false;
 }
 
+/* There is no memory: said once, whatever else fails then. */
+static void cf_starve(struct cf_in *in)
+{
+	if (in->starved)
+		in->cf->faults++;
+	else
+		cf_fault(in, "out of memory");
+	in->starved = true;
+}
+
 /* What messages about a part of a value begin with. */
 __attribute__((format(printf, 2, 3))) static void cf_lead(struct cf_in *in, const char *fmt, ...)
 {
@@ -3285,7 +3304,7 @@ static void *cf_more(struct cf_in *in, void *v, size_t n, size_t size)
 		return v;
 	void *more = realloc(v, (n ? 2 * n : 1) * size);
 	if (!more)
-		cf_fault(in, "out of memory");
+		cf_starve(in);
 	return more;
 }
 
@@ -3300,7 +3319,7 @@ __attribute__((format(printf, 3, 4))) static bool cf_text(struct cf_in *in, char
 	int n = vasprintf(&text, fmt, ap);
 	va_end(ap);
 	if (n < 0) {
-		cf_fault(in, "out of memory");
+		cf_starve(in);
 		return false;
 	}
 	free(*to);
@@ -4279,7 +4298,7 @@ static void cf_route(struct cf_in *in, char *text)
 		r->line = in->line;
 		cf_rule(in, r, text, &b);
 	} else {
-		cf_fault(in, "out of memory");
+		cf_starve(in);
 	}
 	struct route **v =
 		cf->faults > faults ? NULL : cf_more(in, cf->route, cf->nroute, sizeof(struct route *));
@@ -4720,7 +4739,7 @@ static void cf_seal(struct cf_in *in)
 	char other[600];
 
 	if (!given) {
-		cf_fault(in, "out of memory");
+		cf_starve(in);
 		return;
 	}
 	if (bytes)
@@ -13132,9 +13151,9 @@ static bool life_listens(const struct conf *cf, enum cf_listen_kind kind)
 
 /* Which helper processes the snapshot needs. One that is started after chroot sees no /etc any more:
  * then it must be there before a reload may want it. */
-static unsigned life_helpers(const struct conf *cf)
+static unsigned life_helpers(const struct conf *cf, bool start)
 {
-	unsigned flags = up_names_needed(cf) || cf->chroot_dir ? DNS_FOR_NAMES : 0;
+	unsigned flags = up_names_needed(cf) || (start && cf->chroot_dir) ? DNS_FOR_NAMES : 0;
 
 	for (size_t i = 0; i < cf->nroute; i++)
 		if (cf->route[i]->auth_file)
@@ -13302,7 +13321,7 @@ static bool life_make_way(struct rp *rp, struct life_ports *p, uint16_t port)
  * say) it is closed before: EADDRINUSE tells that we may bind the port, so it can be had again. */
 static int life_listen(struct rp *rp, struct life_ports *p, const struct cf_listen *l)
 {
-	char text[56], where[600] = "";
+	char text[56], place[600];
 
 	if (net_listen(l, &p->next[p->n]) == 0 ||
 		(errno == EADDRINUSE && life_make_way(rp, p, l->addr.port) &&
@@ -13310,13 +13329,16 @@ static int life_listen(struct rp *rp, struct life_ports *p, const struct cf_list
 		return 0;
 	int err = errno;
 	(void)addr_print(&l->addr, true, text);
-	if (l->file)
-		(void)snprintf(where, sizeof where, "%.500s:%u: ", l->file, l->line);
-	log_event(
-		LOG_ERR, "%scan't listen on %s %s: %s%s", where, life_kind(l->kind), text, strerror(err),
-		err == EADDRINUSE ? "; another program has this port, give it up there or use another here"
-		: err == EACCES	  ? "; ports below 1024 need root at the start"
-						  : "");
+	if (l->file) {
+		(void)snprintf(place, sizeof place, "%.500s:%u: ", l->file, l->line);
+		log_lead(place);
+	}
+	log_event(LOG_ERR, "can't listen on %s %s: %s%s", life_kind(l->kind), text, strerror(err),
+			  err == EADDRINUSE
+				  ? "; another program has this port, give it up there or use another here"
+			  : err == EACCES ? "; ports below 1024 need root at the start"
+							  : "");
+	log_lead(NULL);
 	return -1;
 }
 
@@ -13328,10 +13350,12 @@ static void life_ports_undo(struct rp *rp, struct life_ports *p)
 			net_unlisten(&p->next[i]);
 	for (uint32_t i = 0; i < rp->nls; i++) {
 		struct net_listener *old = &rp->ls[i];
-		struct cf_listen l = {.kind = old->kind, .addr = old->asked};
+		struct cf_listen l = {.kind = old->kind, .addr = old->addr};
+		struct addr asked = old->asked;
 		if (p->shut[i] && net_listen(&l, old) < 0)
 			log_event(LOG_ERR, "can't listen on port %u again: %s", old->addr.port,
 					  strerror(errno));
+		old->asked = asked;
 	}
 }
 
@@ -13402,9 +13426,19 @@ struct life_next {
 	int pid;
 };
 
-static int life_fault(const char *what, const char *which)
+/* Says what can't be done with a value of an option (NULL: of none), and why (errno). */
+static int life_fault(const struct conf *cf, const char *option, const char *what,
+					  const char *value)
 {
-	log_event(LOG_ERR, "can't %s%s: %s", what, which, strerror(errno));
+	const char *why = strerror(errno);
+	char place[600];
+
+	if (option) {
+		cf_place(cf, option, place);
+		log_lead(place);
+	}
+	log_event(LOG_ERR, "can't %s%s: %s", what, value, why);
+	log_lead(NULL);
 	return -1;
 }
 
@@ -13429,22 +13463,22 @@ static int life_take(struct rp *rp, struct conf *cf, struct life_next *n)
 		log_event(LOG_ERR, "out of memory");
 		goto undo;
 	}
-	if (dns_need(rp->dns, life_helpers(cf)) < 0) {
-		(void)life_fault("start a helper process", "");
+	if (dns_need(rp->dns, life_helpers(cf, !rp->cf)) < 0) {
+		(void)life_fault(cf, NULL, "start a helper process", "");
 		goto undo;
 	}
 	if (!cf->pid_file)
 		n->pid = -1;
 	else if (!(was && strcmp(was, cf->pid_file) == 0) &&
 			 (n->pid = sys_pid_file(cf->pid_file)) < 0) {
-		(void)life_fault("write pid-file ", cf->pid_file);
+		(void)life_fault(cf, "pid-file", "write ", cf->pid_file);
 		goto undo;
 	}
 	if (life_ports_open(rp, cf, &n->ports) < 0)
 		goto undo;
 	if (log_open(cf->log, (enum log_level)cf->log_level) == 0)
 		return 0;
-	(void)life_fault("log to ", cf->log);
+	(void)life_fault(cf, "log", "log to ", cf->log);
 	life_ports_undo(rp, &n->ports);
 undo:
 	life_undo(rp, cf, n);
@@ -13690,7 +13724,7 @@ static void life_signals(struct rp *rp)
 	if ((set & SYS_HUP) && !rp->draining)
 		life_hup(rp);
 	if ((set & SYS_USR1) && log_reopen() < 0)
-		(void)life_fault("open again ", rp->cf->log);
+		(void)life_fault(rp->cf, "log", "open again ", rp->cf->log);
 	if (set & SYS_USR2)
 		tx_list(rp);
 	if (set & SYS_TERM)
