@@ -6,7 +6,6 @@ In the script absolute paths are changed, so that they lead into the folder, and
 """
 
 import hashlib
-import os
 import pathlib
 import re
 import shlex
