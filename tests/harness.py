@@ -5,7 +5,8 @@ Both ends are written here by hand, byte for byte, because a library that forgiv
 the tests are after. Everything waits with a bound (PATIENCE); nothing is retried.
 
 RPROXY names the binary (and an emulator before it, if need be); RPROXY_SLOW=N stretches every
-bound for slow machines; RP_BIG=1 makes the transfers of test_stream.py 5 GB.
+bound for slow machines; RP_BIG=1 makes the transfers of test_stream.py 5 GB, and the storms of
+test_backends.py 100,000 requests and 50 restarts.
 """
 
 import datetime

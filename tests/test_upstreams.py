@@ -323,6 +323,21 @@ def test_a_tls_target_is_checked(proxy, secure, certs, backend, clock):
     assert not [line for line in p.lines if "fails" in line]
 
 
+@pytest.mark.parametrize("silent", [True, False])
+def test_a_target_without_tls_is_replaced_by_the_next(proxy, backend, secure, certs, silent):
+    """The handshake belongs to --connect-timeout; and alone it is 504 or 502."""
+    bad = backend(lambda conn: conn.rest() if silent else conn.more() or reset(conn.sock))
+    good = secure(certs("127.0.0.1"))
+    ca = f"ca={certs.root.chain}"
+    p = proxy(f"both.test=https://{bad.address},https://{good.address} {ca}",
+              f"bad.test=https://{bad.address} {ca}", connect_timeout="1s", expect=[TROUBLE])
+    since = time.monotonic()
+    assert p.ask(host="both.test").status == 200
+    assert (time.monotonic() - since > 0.9) == silent
+    assert p.ask(host="bad.test").status == (504 if silent else 502)
+    assert p.access(2)[1].reason == ("upstream-timeout" if silent else "upstream-tls")
+
+
 class Scripted:
     """A TLS server whose flights are tampered with: change(tls, out, done) returns what goes out
     instead of what OpenSSL wants to send; done: the handshake is over with it."""
