@@ -32,7 +32,8 @@ need-demo := nginx-light curl openssl python3 python3-websockets
 need-fuzz := clang-14 libclang-rt-14-dev
 need-check := $(need-demo) $(need-debug) python3-pytest python3-hypothesis python3-cryptography \
 	wget gnutls-bin clang-14 libclang-rt-14-dev clang-format-14 cppcheck binutils iproute2 procps busybox shellcheck \
-	chromium chromium-driver
+	chromium chromium-driver libmbedtls-dev libnss3-tools certbot pebble testssl.sh sslscan
+need-interop := $(need-check) openjdk-17-jdk-headless
 need-bench := wrk nginx-light haproxy valgrind openssl curl python3 util-linux
 
 include configs/targets.mk
@@ -140,7 +141,7 @@ corpus = $(wildcard tests/corpus/$1)
 .DELETE_ON_ERROR:
 .SECONDARY:
 .SUFFIXES:
-.PHONY: all debug unit sim fuzz fuzz-quick behaviour behaviour-release spec lint check demo bench \
+.PHONY: all debug unit sim fuzz fuzz-quick behaviour behaviour-release interop spec lint check demo bench \
 	soak install uninstall dist release cross run-check ipk help clean force
 
 all: $(BIN) ## build/rproxy: static, stripped, hardened
@@ -290,11 +291,22 @@ fuzz: $(fuzzers:%=build/fuzz/%) ## each fuzzer for FUZZ_TIME seconds, findings i
 		build/fuzz/$$f -max_total_time=$(FUZZ_TIME) -timeout=10 -print_final_stats=1 \
 		-artifact_prefix=build/fuzz/$$f.found/ build/fuzz/$$f.corpus $$seeds || exit 1; done
 
+# Clients of other TLS libraries that no package has.
+build/interop/brssl: build/bearssl/inc/bearssl.h $(debug_needs)
+	@mkdir -p $(@D)
+	@$(debug_cc) -O1 -w -Ibuild/bearssl/inc -o $@ build/bearssl/tools/*.c $(debug_libs)
+build/interop/%: tests/interop/%.c | build/.need-check
+	@mkdir -p $(@D)
+	@$(debug_cc) -O1 -o $@ $< -lmbedtls -lmbedx509 -lmbedcrypto
+clients := build/interop/brssl build/interop/mbedtls
+
 pytest = $(PYTHON) -m pytest -q -p no:cacheprovider
-behaviour: build/rproxy-debug $(BIN) build/.need-check ## the debug binary between real clients and backends
+behaviour: build/rproxy-debug $(BIN) $(clients) build/.need-check ## the debug binary between real clients and backends
 	@RPROXY=$(CURDIR)/build/rproxy-debug $(pytest) $(TESTS) tests
 behaviour-release: $(BIN) build/.need-check ## the quick part of it on the release binary
 	@RPROXY=$(CURDIR)/$(BIN) $(pytest) -m release tests
+interop: $(BIN) $(clients) build/.need-interop ## every TLS client there is, Java too
+	@RPROXY=$(CURDIR)/$(BIN) RP_INTEROP=1 $(pytest) tests/test_interop.py
 spec: build/.need-check ## what HTTP demands of a proxy, and the test that pins each demand
 	@$(PYTHON) tests/spec.py
 lint: $(BIN) build/.need-check ## warnings, format, cppcheck, order and doors of the rooms
