@@ -548,7 +548,10 @@ class Cert:
                    .not_valid_after(now + datetime.timedelta(days=life[1]))
                    .add_extension(x509.BasicConstraints(ca, None), True))
         if not ca:
-            builder = builder.add_extension(x509.SubjectAlternativeName(alt), False)
+            revoked = x509.UniformResourceIdentifier("http://ca.test/revoked.crl")
+            builder = (builder.add_extension(x509.SubjectAlternativeName(alt), False)
+                       .add_extension(x509.CRLDistributionPoints(
+                           [x509.DistributionPoint([revoked], None, None, None)]), False))
         self.cert = builder.sign(key if ca else issuer.private, hashes.SHA256())
         self.private, self.names = key, names
         pem = self.cert.public_bytes(serialization.Encoding.PEM)
