@@ -34,6 +34,8 @@ need-check := $(need-demo) $(need-debug) python3-pytest python3-hypothesis pytho
 	wget gnutls-bin clang-14 libclang-rt-14-dev clang-format-14 cppcheck binutils iproute2 procps busybox shellcheck \
 	chromium chromium-driver libmbedtls-dev libnss3-tools certbot pebble testssl.sh sslscan
 need-interop := $(need-check) openjdk-17-jdk-headless
+# The compilers and emulators of what is checked come with TARGET=.
+need-cross-check := $(need-check)
 need-bench := wrk nginx-light haproxy valgrind openssl curl python3 util-linux
 
 include configs/targets.mk
@@ -85,7 +87,7 @@ CFLAGS ?= $(if $(TARGET),,-O2 $(if $(findstring clang,$(CC)),,-fno-tree-vectoriz
 	-falign-jumps=1 -falign-loops=1))
 ifeq ($(STATIC),1)
 own += -fno-asynchronous-unwind-tables -fno-unwind-tables
-LDFLAGS ?= -s
+LDFLAGS ?= $(if $(TARGET),,-s)
 # Static-pie by hand: musl-gcc's specs know nothing of it. rcrt1.o is the start file that relocates
 # the program itself; found on the library path, as -lc is.
 ifeq ($(filter -fno-pie,$(CC) $(CFLAGS)),)
@@ -142,13 +144,19 @@ corpus = $(wildcard tests/corpus/$1)
 .SECONDARY:
 .SUFFIXES:
 .PHONY: all debug unit sim fuzz fuzz-quick behaviour behaviour-release interop spec lint check demo bench \
-	soak install uninstall dist release cross run-check ipk help clean force
+	soak install uninstall dist release cross run-check run-quick check-cross check-cross-quick ipk help \
+	clean force
 
 all: $(BIN) ## build/rproxy: static, stripped, hardened
 debug: build/rproxy-debug ## build/rproxy-debug: sanitizers and invariant checks
 
-$(BIN): rproxy.c rproxy.h $(bearssl) $(crypt) $(libgcc) $(D)/.flags | $(need)
+# For a router the symbols stay beside the program, for a debugger and the tests.
+$(if $(TARGET),$(BIN)-symbols,$(BIN)): rproxy.c rproxy.h $(bearssl) $(crypt) $(libgcc) $(D)/.flags | $(need)
 	$(call program,$@,$<)
+ifdef TARGET
+$(BIN): $(BIN)-symbols
+	$($(TARGET)-triple)-strip -o $@ $<
+endif
 
 build/rproxy-debug: rproxy.c $(debug_needs)
 	$(debug_cc) $(debug_flags) $(include) -o $@ $< $(debug_libs)
@@ -192,8 +200,9 @@ build/bearssl/inc/bearssl.h: build/fetched/$(bearssl_tar)
 build/musl/configure: build/fetched/$(musl_tar)
 	rm -rf build/musl && mkdir -p build/musl
 	tar xmf $< -C build/musl --strip-components=1
-	# its printf without floating point, which rproxy has none of: MIPS routers lack it
-	sed -i 's/l = fmt_fp(.*/goto inval;/' build/musl/src/stdio/vfprintf.c
+	# printf and scanf without floating point, which rproxy has none of and MIPS routers lack
+	sed -i 's/l = fmt_fp(.*/goto inval;/; s/y = __floatscan(.*/goto match_fail;/' \
+		build/musl/src/stdio/vfprintf.c build/musl/src/stdio/vfscanf.c
 
 $(D)/libcrypt.a: build/musl/configure Makefile $(D)/.flags | $(need)
 	@echo "crypt: build/musl/src/crypt -> $@"
@@ -315,7 +324,7 @@ lint: $(BIN) build/.need-check ## warnings, format, cppcheck, order and doors of
 check: build/.need-check $(BIN) build/rproxy-debug ## every test; the last line counts them
 	-@$(MAKE) -s -k -j$(JOBS) $(units:%=build/tests/%) $(sims:%=build/tests/%) \
 		$(fuzzers:%=build/fuzz-quick/%)
-	@$(each) $(foreach t,lint unit sim fuzz-quick behaviour behaviour-release spec soak,\
+	@$(each) $(foreach t,lint unit sim fuzz-quick behaviour behaviour-release check-cross-quick spec soak,\
 		"$(MAKE) -s $t SOAK=40s")
 
 demo: $(BIN) build/.need-demo ## two sites behind one address; DEMO=once ends after the proof
@@ -364,11 +373,28 @@ dist: $(BEARSSL_DIR)/inc/bearssl.h ## build/rproxy-VERSION.tar.gz with BearSSL i
 
 cross: ## build/TARGET/rproxy for every router family
 	@for t in $(TARGETS); do $(MAKE) TARGET=$$t || exit 1; done
-run-check: $(units:%=$(D)/tests/%) ## TARGET=: the unit tests, built for it, in its emulator
-	@$(each) $(^:%="$($(TARGET)-emulator) %")
-$(D)/tests/%: tests/%.c rproxy.c rproxy.h $(wildcard tests/*.h) $(bearssl) $(libgcc) $(D)/.flags
-	@mkdir -p $(@D)
-	$(call program,$@,$<,-w)
+# What depends on the order and the size of words, where all of it would take too long.
+quick_units := $(if $(filter mips,$(TARGET)),$(units),$(filter %_addr %_head %_tls,$(units)))
+# In the emulator of the target; everything takes some five times as long there.
+emulated = RPROXY="$($(TARGET)-emulator) $(CURDIR)/$(BIN)" RPROXY_SLOW=$${RPROXY_SLOW:-5} $(each)
+unit_runs = $(foreach u,$1,"$($(TARGET)-emulator) $u")
+run-check: $(units:%=$(D)/tests/%) $(BIN) build/.need-cross-check ## TARGET=: units, raw cases, behaviour
+	@$(emulated) $(call unit_runs,$(filter $(D)/tests/%,$^)) \
+		"$(pytest) tests/test_cases.py tests/cross.py" "$(pytest) -m release tests"
+run-quick: $(quick_units:%=$(D)/quick/%) $(BIN) build/.need-cross-check ## TARGET=: a small part of it
+	@RPROXY_WAYS=split RPROXY_TRANSPORTS=http $(emulated) $(call unit_runs,$(filter $(D)/quick/%,$^)) \
+		"$(pytest) tests/test_cases.py" "$(pytest) -m release tests/cross.py"
+check-cross: ## every router's program, whole, each in its emulator
+	@$(each) $(foreach t,mips mipsel armv5 armv7 aarch64,\
+		"$(MAKE) -s -j$(JOBS) TARGET=$t run-check")
+check-cross-quick: ## a small part: big-endian 32 bit, and ARM with 64
+	@$(each) $(foreach t,mips aarch64,"$(MAKE) -s -j$(JOBS) TARGET=$t run-quick")
+target_unit = @mkdir -p $(@D); $(call program,$@,$<,-w $1)
+target_needs = rproxy.c rproxy.h $(wildcard tests/*.h) $(bearssl) $(libgcc) $(D)/.flags
+$(D)/tests/%: tests/%.c $(target_needs)
+	$(call target_unit)
+$(D)/quick/%: tests/%.c $(target_needs)
+	$(call target_unit,-O0)
 
 release: cross ## binaries of all targets, checksums and a table of sizes in build/release
 	@rm -rf build/release && mkdir -p build/release

@@ -29,12 +29,10 @@ $(call row,i386,i686-linux-gnu,gcc-i686-linux-gnu,-Os -march=i586,qemu-i386-stat
 # out, and those that the flags for small code suit: they run seldom and call the kernel through
 # others only.
 musl_dirs := crt $(addprefix src/,conf crypt ctype dirent env errno exit fcntl internal linux locale \
-	malloc malloc/mallocng misc mman multibyte network passwd process select signal stat stdio stdlib \
-	string temp thread time unistd)
-musl_not := $(addsuffix %,ctype/isw ctype/tow ctype/wc locale/cat locale/iconv locale/wcs \
-	stdlib/wcs string/w thread/cnd thread/mtx thread/thrd thread/tss thread/pthread_attr \
-	thread/pthread_barrier thread/pthread_cond thread/pthread_rwlockattr thread/pthread_spin \
-	thread/pthread_mutexattr)
+	malloc malloc/mallocng misc mman multibyte network passwd process regex select signal stat stdio \
+	stdlib string temp thread time unistd)
+musl_not := $(addsuffix %,$(addprefix locale/,cat iconv) $(addprefix thread/,cnd mtx thrd \
+	tss pthread_attr pthread_barrier pthread_cond pthread_mutexattr pthread_rwlockattr pthread_spin))
 musl_small := $(addprefix time/,__secs_to_tm __tz __year_to_secs) $(addprefix network/,dns_parse \
 	getaddrinfo inet_aton inet_ntop inet_pton lookup_ipliteral lookup_name lookup_serv res_mkquery \
 	resolvconf) $(addprefix stdio/,fflush fgets fread fwrite getdelim vasprintf vfprintf vsnprintf) \

@@ -40,7 +40,7 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 BINARY = shlex.split(os.environ.get("RPROXY", str(ROOT / "build/debug/rproxy")))
 PATIENCE = 5 * float(os.environ.get("RPROXY_SLOW", "1"))  # s: anything longer is a hang
 WORKERS = 8
-WAYS = ("whole", "bytes", "split")
+WAYS = tuple(os.environ.get("RPROXY_WAYS", "whole bytes split").split())
 TRANSPORTS = tuple(os.environ.get("RPROXY_TRANSPORTS", "http https").split())
 
 

@@ -28,7 +28,7 @@ PHONE = {"width": 390, "height": 844, "pixelRatio": 2}
 class Browser:
     """Chromium, spoken to by the WebDriver protocol."""
 
-    def __init__(self, folder):
+    def __init__(self, folder, **wanted):
         port = dead_port()
         self.driver = subprocess.Popen(["chromedriver", f"--port={port}"], cwd=folder,
                                        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
@@ -42,7 +42,7 @@ class Browser:
 
         wait_for(up, "chromedriver", 3 * PATIENCE)
         made = self.call("POST", "/session", capabilities={"alwaysMatch": {
-            "browserName": "chrome", "goog:loggingPrefs": {"browser": "ALL"},
+            **wanted, "browserName": "chrome", "goog:loggingPrefs": {"browser": "ALL"},
             "goog:chromeOptions": {"binary": shutil.which("chromium"), "args": [
                 "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage",
                 f"--user-data-dir={folder}/profile", "--disable-background-networking"],

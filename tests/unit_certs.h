@@ -114,6 +114,7 @@ static const char *said(void)
 	memcpy(text, all ? all + seen : "", len);
 	text[len] = 0;
 	seen = n;
+	memset(log_sink.fold, 0, sizeof log_sink.fold); /* the same event is said again */
 	free(all);
 	return text;
 }
