@@ -57,6 +57,10 @@
 #include <time.h>
 #include <unistd.h>
 
+#ifdef __SSE2__
+#include <emmintrin.h>
+#endif
+
 #include <bearssl.h>
 
 #define RP_LEN(array) (sizeof(array) / sizeof *(array))
@@ -851,12 +855,52 @@ static bool sl_same(struct sl a, struct sl b)
 /* Words in which each byte is 0x01, 0x80 and so on, for looking at sizeof(size_t) bytes at once. */
 #define SL_EACH(byte) ((size_t)-1 / 255 * (byte))
 
+/* Where every processor of a family has them, 16 bytes at once: bits of those that are controls or
+ * DEL, of those that are a certain byte. */
+#ifdef __SSE2__
+#define SL_WIDE 16
+
+static inline unsigned sl_wide_is(const char *p, char c)
+{
+	return (unsigned)_mm_movemask_epi8(
+		_mm_cmpeq_epi8(_mm_loadu_si128((const void *)p), _mm_set1_epi8(c)));
+}
+
+static inline unsigned sl_wide_odd(const char *p)
+{
+	__m128i v = _mm_loadu_si128((const void *)p);
+
+	return (unsigned)_mm_movemask_epi8(_mm_cmpeq_epi8(v, _mm_min_epu8(v, _mm_set1_epi8(0x1f)))) |
+		   sl_wide_is(p, 0x7f);
+}
+#else
+#define SL_WIDE 0
+
+static inline unsigned sl_wide_is(const char *p, char c)
+{
+	(void)p;
+	(void)c;
+	return 0;
+}
+
+static inline unsigned sl_wide_odd(const char *p)
+{
+	(void)p;
+	return 0;
+}
+#endif
+
 /* How many of the first bytes are neither controls (HTAB is one here) nor DEL. A word at a time:
  * within seven bits, 0x60 more carries into the eighth from 0x20 on, 1 more only from DEL. */
 static inline size_t sl_plain(struct sl a)
 {
 	size_t i = 0;
 
+	for (; SL_WIDE && a.n - i >= SL_WIDE; i += SL_WIDE) {
+		unsigned bad = sl_wide_odd(a.p + i);
+		if (bad)
+			return i + (unsigned)__builtin_ctz(bad);
+	}
 	for (; a.n - i >= sizeof(size_t); i += sizeof(size_t)) {
 		size_t w, low, bad;
 		memcpy(&w, a.p + i, sizeof w);
@@ -876,6 +920,11 @@ static inline size_t sl_colon(struct sl a)
 {
 	size_t i = 0;
 
+	for (; SL_WIDE && a.n - i >= SL_WIDE; i += SL_WIDE) {
+		unsigned there = sl_wide_is(a.p + i, ':');
+		if (there)
+			return i + (unsigned)__builtin_ctz(there);
+	}
 	for (; a.n - i >= sizeof(size_t); i += sizeof(size_t)) {
 		size_t w;
 		memcpy(&w, a.p + i, sizeof w);
@@ -894,23 +943,25 @@ static inline size_t sl_colon(struct sl a)
  * Returns its length, 0 when it is no host name. */
 static size_t sl_host(struct sl a, char *out)
 {
-	size_t label = 0;
+	size_t from = 0; /* where the label begins */
 
 	if (a.n && a.p[a.n - 1] == '.')
 		a.n--;
 	if (!a.n || a.n > RP_NAME_MAX)
 		return 0;
-	for (size_t i = 0; i < a.n; i++) {
-		char c = a.p[i];
-		if (c == '.' ? !label || a.p[i - 1] == '-' : c == '-' && !label)
+	for (size_t i = 0; i <= a.n; i++) {
+		char c = i < a.n ? a.p[i] : '.';
+		if (sl_class[(uint8_t)c] & SL_LABEL) {
+			out[i] = sl_lower(c);
+			continue;
+		}
+		if (c != '.' || i == from || i - from > 63 || out[from] == '-' || out[i - 1] == '-')
 			return 0;
-		if (c != '.' && (!(sl_class[(uint8_t)c] & SL_LABEL) || label == 63))
-			return 0;
-		label = c == '.' ? 0 : label + 1;
-		out[i] = sl_lower(c);
+		out[i] = '.';
+		from = i + 1;
 	}
 	out[a.n] = 0;
-	return label && a.p[a.n - 1] != '-' ? a.n : 0;
+	return a.n;
 }
 
 /* ==[ TEXT ]============================================= prefix: sb_ ==
@@ -1848,7 +1899,7 @@ static void addr_from_sa(const struct sockaddr_storage *ss, struct addr *a)
  * Owns: nothing; struct hd sits in its transaction.
  * Fails: -1 with hd->status (400, 414, 431, 501, 505) and hd->why; a response is good or bad.
  * Spec: RFC 9112 2 to 5, RFC 9110 4.2, 5 and 7.2.
- * Door: hd_reset hd_parse hd_sl hd_value hd_find hd_next hd_count hd_has hd_copy hd_drop hd_hide
+ * Door: hd_reset hd_parse hd_sl hd_value hd_find hd_next hd_has hd_twice hd_copy hd_drop hd_hide
  *       hd_authority hd_lookup
  */
 
@@ -1970,7 +2021,7 @@ struct hd {
 	uint32_t at, scan;			/* the line that is being read begins at, is looked through up to */
 	uint32_t size;				/* bytes of the whole head */
 	uint16_t n;
-	uint64_t seen;			 /* HD_BITs of the fields there */
+	uint64_t seen, twice;	 /* HD_BITs of the fields there, and there more than once */
 	uint8_t first[HF_COUNT]; /* of those: the index of the first one; not cleared */
 	struct hd_field f[RP_FIELDS_MAX];
 };
@@ -2000,23 +2051,32 @@ static const struct {
 	[HF_CF_OTHER] = {3, "cf-"},
 };
 
+/* Do four bytes of a token differ from those of a name in more than bit 5? */
+static bool hd_differ(const char *token, const char *name)
+{
+	uint32_t a, b;
+
+	memcpy(&a, token, sizeof a);
+	memcpy(&b, name, sizeof b);
+	return (a | 0x20202020) != b;
+}
+
 /* Is a token this lower-case name of letters, digits and "-", which bit 5 alone tells from upper
- * case? Both have the same length. */
+ * case? Both have the same length. Four at a time, the last four first. */
 static bool hd_same(struct sl token, const char *name)
 {
-	size_t i = 0, a, b;
+	size_t i = 0;
 
-	for (; i + sizeof a <= token.n; i += sizeof a) {
-		memcpy(&a, token.p + i, sizeof a);
-		memcpy(&b, name + i, sizeof b);
-		if ((a | SL_EACH(0x20)) != b)
-			return false;
-		if (i + 2 * sizeof a > token.n && i + sizeof a < token.n)
-			i = token.n - 2 * sizeof a; /* the last word overlaps the one before */
+	if (token.n < 4) {
+		while (i < token.n && (token.p[i] | 0x20) == name[i])
+			i++;
+		return i == token.n;
 	}
-	while (i < token.n && (token.p[i] | 0x20) == name[i])
-		i++;
-	return i == token.n;
+	if (hd_differ(token.p + token.n - 4, name + token.n - 4)) /* all 4 lie in both */
+		return false;
+	while (i + 4 < token.n && !hd_differ(token.p + i, name + i))
+		i += 4;
+	return i + 4 >= token.n;
 }
 
 /* Which of HD_FIELDS a name is. A hash of length, first and last byte leaves one candidate: for two
@@ -2167,6 +2227,7 @@ static int hd_field_line(struct hd *h, const char *base, struct sl line)
 	f->drop = !(all & SL_NAME) && !h->response;
 	if (!(h->seen >> f->id & 1))
 		h->first[f->id] = (uint8_t)h->n;
+	h->twice |= h->seen & (uint64_t)1 << f->id;
 	h->seen |= (uint64_t)1 << f->id;
 	h->n++;
 	return 0;
@@ -2178,9 +2239,11 @@ static struct hd_field *hd_next(struct hd *h, enum hd_id id, unsigned *i)
 {
 	if (!(h->seen >> id & 1))
 		return NULL;
-	if (*i < h->first[id])
-		*i = h->first[id];
-	while (*i < h->n)
+	if (*i <= h->first[id]) {
+		*i = h->first[id] + 1u;
+		return &h->f[*i - 1];
+	}
+	while ((h->twice >> id & 1) && *i < h->n)
 		if (h->f[(*i)++].id == id)
 			return &h->f[*i - 1];
 	return NULL;
@@ -2189,6 +2252,12 @@ static struct hd_field *hd_next(struct hd *h, enum hd_id id, unsigned *i)
 static bool hd_has(const struct hd *h, enum hd_id id)
 {
 	return h->seen >> id & 1;
+}
+
+/* Is it there more than once? */
+static bool hd_twice(const struct hd *h, enum hd_id id)
+{
+	return h->twice >> id & 1;
 }
 
 static struct hd_field *hd_find(struct hd *h, enum hd_id id)
@@ -2204,15 +2273,6 @@ static struct sl hd_value(struct hd *h, const char *base, enum hd_id id)
 	struct hd_field *f = hd_find(h, id);
 
 	return f ? hd_sl(base, f->value) : sl_mk("", 0);
-}
-
-static unsigned hd_count(struct hd *h, enum hd_id id)
-{
-	unsigned i = 0, n = 0;
-
-	while (hd_next(h, id, &i))
-		n++;
-	return n;
 }
 
 /* RFC 9110 7.6.1: what Connection names is for this connection alone. A message that so takes away
@@ -2288,8 +2348,7 @@ static int hd_finish(struct hd *h, const char *base)
 	if (h->response)
 		return 0;
 	/* RFC 9112 3.2: exactly one Host on 1.1, at most one on 1.0 */
-	unsigned hosts = hd_count(h, HF_HOST);
-	if (hosts > 1 || (!hosts && h->minor))
+	if (hd_twice(h, HF_HOST) || (!hd_has(h, HF_HOST) && h->minor))
 		return hd_bad(h, WHY_BAD_REQUEST, 400);
 	return 0;
 }
@@ -2460,27 +2519,21 @@ struct fr {
 /* Content-Length: one field of plain digits below 2^63. Returns 1 there, 0 absent, -1 bad. */
 static int fr_length(struct hd *h, const char *base, uint64_t *out)
 {
-	unsigned i = 0;
-	struct hd_field *f = hd_next(h, HF_CONTENT_LENGTH, &i);
-
-	if (!f)
+	if (!hd_has(h, HF_CONTENT_LENGTH))
 		return 0;
-	if (hd_next(h, HF_CONTENT_LENGTH, &i))
+	if (hd_twice(h, HF_CONTENT_LENGTH))
 		return -1; /* RFC 9112 6.3: several are one attack or another */
-	return sl_number(hd_sl(base, f->value), INT64_MAX, out) ? 1 : -1;
+	return sl_number(hd_value(h, base, HF_CONTENT_LENGTH), INT64_MAX, out) ? 1 : -1;
 }
 
 /* Transfer-Encoding: one field, "chunked" and nothing else. Returns 1 there, 0 absent, -1 bad. */
 static int fr_coding(struct hd *h, const char *base)
 {
-	unsigned i = 0;
-	struct hd_field *f = hd_next(h, HF_TRANSFER_ENCODING, &i);
-
-	if (!f)
+	if (!hd_has(h, HF_TRANSFER_ENCODING))
 		return 0;
-	if (hd_next(h, HF_TRANSFER_ENCODING, &i) || !h->minor) /* RFC 9112 6.1: not in 1.0 */
+	if (hd_twice(h, HF_TRANSFER_ENCODING) || !h->minor) /* RFC 9112 6.1: not in 1.0 */
 		return -1;
-	return sl_iis(hd_sl(base, f->value), "chunked") ? 1 : -1;
+	return sl_iis(hd_value(h, base, HF_TRANSFER_ENCODING), "chunked") ? 1 : -1;
 }
 
 /* How the body of a request is framed. 0 or -1. */
@@ -10731,10 +10784,9 @@ struct tx_msg {
 	struct gate_caller who;
 	struct sl user; /* points into name */
 	struct tx_line line;
-	uint16_t nhost, npeer;
+	uint16_t nhost;
 	uint16_t port;				/* in Host, 0: none */
 	char host[RP_NAME_MAX + 3]; /* in its one form */
-	char peer[56];				/* who.addr as text, when npeer is set */
 	char name[64];
 };
 
@@ -10746,6 +10798,9 @@ struct tx {
 	const struct route *route; /* borrows from cf */
 	const struct target *target;
 	struct tx_msg m;
+	struct addr shown; /* whose text peer[npeer] is: kept, the next visitor is often the same */
+	uint16_t npeer;
+	char peer[56];
 	struct hd req, rsp;
 	char cap[RP_CAPTURE];
 };
@@ -10807,9 +10862,11 @@ static const char *tx_base(const struct tx *t)
 /* The believed address as text. */
 static struct sl tx_peer(struct tx *t)
 {
-	if (!t->m.npeer)
-		t->m.npeer = (uint16_t)addr_print(&t->m.who.addr, false, t->m.peer);
-	return sl_mk(t->m.peer, t->m.npeer);
+	if (!t->npeer || memcmp(t->shown.ip, t->m.who.addr.ip, sizeof t->shown.ip) != 0) {
+		t->shown = t->m.who.addr;
+		t->npeer = (uint16_t)addr_print(&t->shown, false, t->peer);
+	}
+	return sl_mk(t->peer, t->npeer);
 }
 
 static struct sl tx_host(const struct tx *t)
