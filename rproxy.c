@@ -3104,8 +3104,8 @@ enum cf_kind {
 	X(NUM, "max-conns", 0, max_conns, 1, 65535, "512", "N",                                        \
 	  "client connections held at once; past it new ones wait in the kernel's queue")              \
 	X(NUM, "max-conns-per-ip", 0, max_conns_per_ip, 0, 65535, "64", "N",                           \
-	  "the same for one address, 0: no cap; past it a connection is closed at once. Counts the "   \
-	  "address of the PROXY header where one is accepted")                                         \
+	  "the same for one address (IPv6: one /64), 0: no cap; past it a connection is closed at "    \
+	  "once. Counts the address of the PROXY header where one is accepted")                        \
 	X(SIZE, "head-max", 0, head_max, RP_HEAD_MIN, RP_HEAD_MAX, "32k", "SIZE",                      \
 	  "request or response head; past it 431 or 502")                                              \
 	X(SIZE, "body-max", 0, body_max, 0, (uint64_t)1 << 40, "0", "SIZE",                            \
