@@ -33,7 +33,8 @@ need-fuzz := clang-14 libclang-rt-14-dev
 need-check := $(need-demo) $(need-debug) python3-pytest python3-hypothesis python3-cryptography \
 	apache2-utils whois \
 	wget gnutls-bin clang-14 libclang-rt-14-dev clang-format-14 cppcheck binutils iproute2 procps busybox shellcheck \
-	chromium chromium-driver libmbedtls-dev libnss3-tools certbot pebble testssl.sh sslscan
+	chromium chromium-driver libmbedtls-dev libnss3-tools certbot pebble testssl.sh sslscan \
+	util-linux mandoc man-db systemd rsyslog
 need-interop := $(need-check) openjdk-17-jdk-headless
 # The compilers and emulators of what is checked come with TARGET=.
 need-cross-check := $(need-check)
@@ -355,7 +356,7 @@ install: $(BIN) ## program, manual, examples, systemd unit, completion; PREFIX, 
 	install -m 644 $(D)/rproxy.service $(to)/lib/systemd/system
 	if $(BIN) --help=man >$(D)/rproxy.8 2>/dev/null; then \
 		install -D -m 644 $(D)/rproxy.8 $(to)/share/man/man8/rproxy.8; fi
-	if $(BIN) --help=completion >$(D)/completion 2>/dev/null; then \
+	if $(BIN) --help=bash >$(D)/completion 2>/dev/null; then \
 		install -D -m 644 $(D)/completion $(to)/share/bash-completion/completions/rproxy; fi
 uninstall: ## what install has put there
 	rm -f $(to)/bin/rproxy $(to)/lib/systemd/system/rproxy.service \

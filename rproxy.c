@@ -85,7 +85,7 @@
  *       sys_close sys_shut sys_reset sys_socket sys_bind sys_accept sys_connect sys_sockerr
  *       sys_tune sys_local sys_slurp sys_stamp sys_datagram sys_opendir sys_challenge
  *       sys_descriptors sys_pid_file sys_pid_end sys_std sys_notify_open sys_notify sys_signals
- *       sys_taken
+ *       sys_taken sys_reap
  *       sys_first_byte sys_open
  */
 
@@ -496,6 +496,13 @@ static unsigned sys_taken(int *terms)
 			set |= 1u << i;
 		}
 	return set;
+}
+
+/* As PID 1, of a container say, we are the parent of all orphans. */
+static void sys_reap(void)
+{
+	while (getpid() == 1 && waitpid(-1, NULL, WNOHANG) > 0)
+		;
 }
 
 /* The index of the first byte in memory order that has bits set; x is not 0. */
@@ -8701,8 +8708,10 @@ static int dns_need(struct dns_room *room, unsigned flags)
 static void dns_end(struct dns_helper *h)
 {
 	(void)close(h->fd);
-	(void)kill(h->pid, SIGKILL);
-	(void)waitpid(h->pid, NULL, 0);
+	if (waitpid(h->pid, NULL, WNOHANG) == 0) { /* else its number may be another's by now */
+		(void)kill(h->pid, SIGKILL);
+		(void)waitpid(h->pid, NULL, 0);
+	}
 	h->fd = -1;
 }
 
@@ -13784,6 +13793,8 @@ static void life_signals(struct rp *rp)
 		(void)life_fault(rp->cf, "log", "open again ", rp->cf->log);
 	if (set & SYS_USR2)
 		tx_list(rp);
+	if (set & SYS_CHLD)
+		sys_reap();
 	if (set & SYS_TERM)
 		life_drain(rp);
 	rp->stop |= rp->terms > 1;
@@ -13901,6 +13912,7 @@ static int loop_fill(struct rp *rp)
 		i++;
 	}
 	rp->npfd += rp->nlive;
+	eager |= rp->draining && !rp->nclient; /* the last one's patience has just ended */
 	return eager ? 0 : tm_wait(due, rp->now);
 }
 

@@ -717,6 +717,10 @@ static void sys_signals(void)
 {
 }
 
+static void sys_reap(void)
+{
+}
+
 static unsigned sys_taken(int *terms)
 {
 	unsigned set = sim.signals;
