@@ -669,7 +669,7 @@ def test_a_body_is_still_taken_while_the_early_answer_is_under_way(proxy, backen
 
 
 @pytest.mark.release
-@pytest.mark.parametrize("when", ["body", "answer", "waiting"])
+@pytest.mark.parametrize("when", ["body", "body-end", "answer", "waiting"])
 def test_when_the_client_goes_away_the_backend_is_let_go_at_once(proxy, backend, when):
     came, ended = threading.Event(), threading.Event()
 
@@ -684,14 +684,27 @@ def test_when_the_client_goes_away_the_backend_is_let_go_at_once(proxy, backend,
     b = backend(handler)
     p = proxy(f"app.test={b.url}")
     client = p.client()
-    fields = ["Content-Length: 1000"] if when == "body" else []
+    fields = ["Content-Length: 1000"] if when.startswith("body") else []
     client.send(request("/", *fields, method="POST" if fields else "GET"), b"x" * len(fields))
     assert came.wait(PATIENCE)
     if when == "answer":
         client.head()
-    reset(client.sock)
+    if when == "body-end":
+        half_close(client.sock)
+    else:
+        reset(client.sock)
     assert ended.wait(2 * SLOW), "the backend's connection is still open"
     assert p.pooled({b.port}) == 0
+    assert p.access()[0].reason == "client-gone"
+
+
+def test_a_client_that_goes_away_ends_the_connect(proxy, blackhole):
+    p = proxy(f"app.test=http://127.0.0.1:{blackhole}", connect_timeout="5m")
+    client = p.client()
+    client.send(request())
+    wait_for(lambda: len(p.descriptors()) == p.fds + 2, "the connect")
+    reset(client.sock)
+    wait_for(lambda: len(p.descriptors()) == p.fds, "both to be closed", 2 * SLOW)
     assert p.access()[0].reason == "client-gone"
 
 
