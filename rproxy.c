@@ -862,38 +862,47 @@ static bool sl_same(struct sl a, struct sl b)
 /* Words in which each byte is 0x01, 0x80 and so on, for looking at sizeof(size_t) bytes at once. */
 #define SL_EACH(byte) ((size_t)-1 / 255 * (byte))
 
-/* Where every processor of a family has them, 16 bytes at once: bits of those that are controls or
- * DEL, of those that are a certain byte. */
+/* Where every processor of a family can look at 16 bytes at once: *i is moved over as many as there
+ * are without what is looked for. True: it stands at *i. */
 #ifdef __SSE2__
-#define SL_WIDE 16
-
-static inline unsigned sl_wide_is(const char *p, char c)
+static inline bool sl_wide_odd(struct sl a, size_t *i) /* a control or DEL */
 {
-	return (unsigned)_mm_movemask_epi8(
-		_mm_cmpeq_epi8(_mm_loadu_si128((const void *)p), _mm_set1_epi8(c)));
+	for (; a.n - *i >= 16; *i += 16) {
+		__m128i v = _mm_loadu_si128((const void *)(a.p + *i));
+		__m128i low = _mm_cmpeq_epi8(v, _mm_min_epu8(v, _mm_set1_epi8(0x1f)));
+		int bits = _mm_movemask_epi8(_mm_or_si128(low, _mm_cmpeq_epi8(v, _mm_set1_epi8(0x7f))));
+		if (bits) {
+			*i += (size_t)__builtin_ctz((unsigned)bits);
+			return true;
+		}
+	}
+	return false;
 }
 
-static inline unsigned sl_wide_odd(const char *p)
+static inline bool sl_wide_is(struct sl a, char c, size_t *i)
 {
-	__m128i v = _mm_loadu_si128((const void *)p);
-
-	return (unsigned)_mm_movemask_epi8(_mm_cmpeq_epi8(v, _mm_min_epu8(v, _mm_set1_epi8(0x1f)))) |
-		   sl_wide_is(p, 0x7f);
+	for (; a.n - *i >= 16; *i += 16) {
+		__m128i v = _mm_loadu_si128((const void *)(a.p + *i));
+		int bits = _mm_movemask_epi8(_mm_cmpeq_epi8(v, _mm_set1_epi8(c)));
+		if (bits) {
+			*i += (size_t)__builtin_ctz((unsigned)bits);
+			return true;
+		}
+	}
+	return false;
 }
 #else
-#define SL_WIDE 0
-
-static inline unsigned sl_wide_is(const char *p, char c)
+static inline bool sl_wide_odd(struct sl a, size_t *i)
 {
-	(void)p;
-	(void)c;
-	return 0;
+	(void)a;
+	(void)i;
+	return false;
 }
 
-static inline unsigned sl_wide_odd(const char *p)
+static inline bool sl_wide_is(struct sl a, char c, size_t *i)
 {
-	(void)p;
-	return 0;
+	(void)c;
+	return sl_wide_odd(a, i);
 }
 #endif
 
@@ -903,11 +912,8 @@ static inline size_t sl_plain(struct sl a)
 {
 	size_t i = 0;
 
-	for (; SL_WIDE && a.n - i >= SL_WIDE; i += SL_WIDE) {
-		unsigned bad = sl_wide_odd(a.p + i);
-		if (bad)
-			return i + (unsigned)__builtin_ctz(bad);
-	}
+	if (sl_wide_odd(a, &i))
+		return i;
 	for (; a.n - i >= sizeof(size_t); i += sizeof(size_t)) {
 		size_t w, low, bad;
 		memcpy(&w, a.p + i, sizeof w);
@@ -927,11 +933,8 @@ static inline size_t sl_colon(struct sl a)
 {
 	size_t i = 0;
 
-	for (; SL_WIDE && a.n - i >= SL_WIDE; i += SL_WIDE) {
-		unsigned there = sl_wide_is(a.p + i, ':');
-		if (there)
-			return i + (unsigned)__builtin_ctz(there);
-	}
+	if (sl_wide_is(a, ':', &i))
+		return i;
 	for (; a.n - i >= sizeof(size_t); i += sizeof(size_t)) {
 		size_t w;
 		memcpy(&w, a.p + i, sizeof w);
