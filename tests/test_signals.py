@@ -64,21 +64,21 @@ def test_what_is_under_way_is_finished(proxy, backend, gate, number):
     wait_for(lambda: refuses(p.http[0]), "the listener to be closed")
     assert p.process.poll() is None
     gate.finish(client)
-    assert p.wait(3) == 0
+    assert p.wait() == 0
     assert p.access()[0].reason == "-"
 
 
 def test_idle_connections_are_closed_at_once(proxy, backend, gate):
-    p = proxy(f"app.test={gate.url}", f"idle.test={backend().url}",
+    p = proxy(f"app.test={gate.url}", f"idle.test={backend().url}", drain_timeout="1h",
               expect=[r"rproxy: .*(stop|drain|sign).*"])
     idle, fresh, busy = p.client(), p.client(), gate.under_way(p.client())
     assert idle.ask(host="idle.test").status == 200
     p.signal(signal.SIGTERM)
-    assert idle.rest(2) == b""
-    assert fresh.rest(2) == b""
+    assert idle.rest() == b""
+    assert fresh.rest() == b""
     gate.finish(busy)
-    assert busy.rest(2) == b""  # no second request on it
-    assert p.wait(3) == 0
+    assert busy.rest() == b""  # no second request on it
+    assert p.wait() == 0
 
 
 def test_answers_while_draining_say_close(proxy, backend):
@@ -91,7 +91,7 @@ def test_answers_while_draining_say_close(proxy, backend):
     answer = client.answer()
     assert (answer.body, answer.get("Connection")) == (b"late", "close")
     assert client.rest() == b""
-    assert p.wait(3) == 0
+    assert p.wait() == 0
 
 
 @pytest.mark.release
@@ -101,27 +101,26 @@ def test_drain_timeout(proxy, gate):
     start = time.monotonic()
     p.signal(signal.SIGTERM)
     assert client.rest() == b""
-    assert p.wait(4) == 0
-    assert 0.9 < time.monotonic() - start < 3
+    assert p.wait() == 0
+    assert time.monotonic() - start > 0.9
     assert p.access()[0].reason == "draining"
 
 
 @pytest.mark.release
 def test_a_second_signal_ends_at_once(proxy, gate):
-    p = proxy(f"app.test={gate.url}", expect=[r"rproxy: .*(stop|drain|sign).*"])
+    p = proxy(f"app.test={gate.url}", drain_timeout="1h",
+              expect=[r"rproxy: .*(stop|drain|sign).*"])
     gate.under_way(p.client())
     p.signal(signal.SIGTERM)
     wait_for(lambda: refuses(p.http[0]), "the listener to be closed")
     assert p.process.poll() is None
     p.signal(signal.SIGTERM)
-    assert p.wait(1.5) >= 0  # by itself, not killed
+    assert p.wait() >= 0  # by itself, not killed
 
 
-def test_stopping_a_proxy_that_does_nothing_is_instant(proxy):
-    p = proxy("a.test=status:410")
-    start = time.monotonic()
-    p.stop(2)
-    assert time.monotonic() - start < 1.5
+def test_a_proxy_that_does_nothing_stops_at_once(proxy):
+    p = proxy("a.test=status:410", drain_timeout="1h")
+    p.stop()
 
 
 # ==[ HUP ]========================================================================================

@@ -315,18 +315,20 @@ def test_the_client_of_a_stalled_backend_is_held_back(proxy, backend):
 
 @pytest.mark.release
 def test_a_slow_reader_does_not_hurt_a_fast_one(proxy, backend):
-    """The fast one is within 10% of its speed alone. Both are tried in turn and the best of each
-    counts: what else the machine does makes a try slower, never faster."""
-    size = 24 << 20
+    """The fast one costs the proxy, whose processor is its bound, as much time as it does alone, and
+    10% at most more. Both are tried in turn and the best of each counts, because what else the
+    machine does makes a try dearer, never cheaper; so the throughput is only bounded loosely."""
+    size = 16 << 20
     p = proxy(f"app.test={backend(download(size, [])).url}")
 
     def fast():
-        client, start = p.client(), time.monotonic()
+        """(s of processor time, s) of one transfer."""
+        client, cpu, start = p.client(), p.cpu(), time.monotonic()
         client.send(request())
         client.head()
         Drain(client, size)
         client.close()
-        return size / (time.monotonic() - start)
+        return p.cpu() - cpu, time.monotonic() - start
 
     def beside_a_slow_one():
         slow, over = p.client(rcvbuf=4096), threading.Event()
@@ -338,19 +340,22 @@ def test_a_slow_reader_does_not_hurt_a_fast_one(proxy, backend):
 
         thread = threading.Thread(target=crawl)
         thread.start()
-        speed = fast()
+        took = fast()
         over.set()
         thread.join()
         slow.close()
-        return speed
+        return took
 
-    alone, shared = fast(), 0
-    for tries in range(20):
-        alone, shared = max(alone, fast()), max(shared, beside_a_slow_one())
-        if tries > 1 and shared > 0.9 * alone:
+    alone, shared = [fast()], []
+    for _ in range(30):
+        alone.append(fast())
+        shared.append(beside_a_slow_one())
+        costs, times = ([min(t[i] for t in tries) for tries in (alone, shared)] for i in (0, 1))
+        if len(shared) > 3 and costs[1] < 1.1 * costs[0] and times[1] < 2 * times[0]:
             break
-    print(f"alone {alone / 1e6:.0f} MB/s, beside a slow reader {shared / 1e6:.0f} MB/s")
-    assert shared > 0.9 * alone
+    print("alone {:.1f} ms, beside a slow reader {:.1f} ms for 16 MB".format(*(c * 1000 for c in costs)),
+          "at {:.0f} and {:.0f} MB/s".format(*(size / t / 1e6 for t in times)))
+    assert costs[1] < 1.1 * costs[0] and times[1] < 2 * times[0]
 
 
 def test_many_pipelined_requests_of_a_client_that_does_not_read(proxy, backend):
