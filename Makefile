@@ -108,9 +108,10 @@ own += -DRP_CRYPT=0
 endif
 endif
 
-# Hashes that rproxy refuses when it reads them: never called, not linked.
+# Hashes that rproxy refuses, or has code of its own for: never called, not linked.
 ifneq ($(TARGET)$(crypt),)
-no_crypt := -Wl,--defsym=__crypt_des=abort,--defsym=__crypt_md5=abort
+no_crypt := -Wl,--defsym=__crypt_des=abort,--defsym=__crypt_md5=abort \
+	-Wl,--defsym=__crypt_sha256=abort,--defsym=__crypt_sha512=abort
 endif
 
 ifdef SYSTEM

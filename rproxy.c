@@ -8459,64 +8459,137 @@ static void dns_itoa64(struct sb *b, uint32_t v, int n)
 		sb_chr(b, set[v & 63]);
 }
 
-static void dns_md5_add(br_md5_context *md, struct sl a)
+static void dns_add(br_hash_compat_context *c, struct sl a)
 {
-	br_md5_update(md, a.p, a.n);
+	c->vtable->update(&c->vtable, a.p, a.n);
 }
 
-/* htpasswd's $apr1$SALT$: a thousand rounds of MD5 (Apache's apr_md5.c describes the order). */
-static void dns_apr1(struct sl salt, struct sl pw, char out[64])
+/* Adds n bytes of a digest that is repeated. */
+static void dns_fill(br_hash_compat_context *c, struct sl h, size_t n)
 {
-	br_md5_context md;
+	for (; n > h.n; n -= h.n)
+		dns_add(c, h);
+	dns_add(c, sl_mk(h.p, n));
+}
+
+/* The digest of what was added; then the next may be begun. */
+static void dns_sum(br_hash_compat_context *c, uint8_t *h)
+{
+	const br_hash_class *kind = c->vtable;
+
+	kind->out(&c->vtable, h);
+	kind->init(&c->vtable);
+}
+
+/* htpasswd's $apr1$SALT$: a thousand rounds of MD5 (Apache's apr_md5.c describes the order). Writes
+ * what follows that. */
+static void dns_apr1(struct sl salt, struct sl pw, struct sb *b)
+{
+	br_hash_compat_context md;
 	uint8_t h[16];
 	struct sl half = sl_mk(h, sizeof h);
-	struct sb b = sb_of(out, 63);
 
-	br_md5_init(&md);
-	dns_md5_add(&md, pw);
-	dns_md5_add(&md, salt);
-	dns_md5_add(&md, pw);
-	br_md5_out(&md, h);
-	br_md5_init(&md);
-	dns_md5_add(&md, pw);
-	dns_md5_add(&md, sl_of("$apr1$"));
-	dns_md5_add(&md, salt);
-	for (size_t n = pw.n; n; n -= n < 16 ? n : 16)
-		dns_md5_add(&md, sl_mk(h, n < 16 ? n : 16));
+	br_md5_vtable.init(&md.vtable);
+	dns_add(&md, pw);
+	dns_add(&md, salt);
+	dns_add(&md, pw);
+	dns_sum(&md, h);
+	dns_add(&md, pw);
+	dns_add(&md, sl_of("$apr1$"));
+	dns_add(&md, salt);
+	dns_fill(&md, half, pw.n);
 	for (size_t n = pw.n; n; n >>= 1)
-		dns_md5_add(&md, n & 1 ? sl_mk("", 1) : sl_mk(pw.p, 1));
-	br_md5_out(&md, h);
+		dns_add(&md, n & 1 ? sl_mk("", 1) : sl_mk(pw.p, 1));
+	dns_sum(&md, h);
 	for (int i = 0; i < 1000; i++) {
-		br_md5_init(&md);
-		dns_md5_add(&md, i & 1 ? pw : half);
+		dns_add(&md, i & 1 ? pw : half);
 		if (i % 3)
-			dns_md5_add(&md, salt);
+			dns_add(&md, salt);
 		if (i % 7)
-			dns_md5_add(&md, pw);
-		dns_md5_add(&md, i & 1 ? half : pw);
-		br_md5_out(&md, h);
+			dns_add(&md, pw);
+		dns_add(&md, i & 1 ? half : pw);
+		dns_sum(&md, h);
 	}
-	sb_str(&b, "$apr1$");
-	sb_put(&b, salt);
-	sb_chr(&b, '$');
 	for (int i = 0; i < 5; i++)
-		dns_itoa64(&b, (uint32_t)h[i] << 16 | (uint32_t)h[i + 6] << 8 | h[i == 4 ? 5 : i + 12], 4);
-	dns_itoa64(&b, h[11], 2);
-	out[b.n] = 0;
+		dns_itoa64(b, (uint32_t)h[i] << 16 | (uint32_t)h[i + 6] << 8 | h[i == 4 ? 5 : i + 12], 4);
+	dns_itoa64(b, h[11], 2);
+}
+
+/* $5$SALT$ and $6$SALT$: rounds of SHA-256 or SHA-512 (Drepper's SHA-crypt.txt describes the order,
+ * and takes fewer rounds for 1000). Writes what follows that. crypt(3) has it, too, but not in every
+ * libc, and with SHA code of its own. */
+static void dns_sha_crypt(const br_hash_class *kind, struct sl salt, struct sl pw, uint64_t rounds,
+						  struct sb *b)
+{
+	br_hash_compat_context c;
+	uint8_t h[64], keys[64], salts[64];
+	size_t n = kind == &br_sha512_vtable ? 64 : 32;
+	struct sl half = sl_mk(h, n), key = sl_mk(keys, n), spice = sl_mk(salts, salt.n);
+
+	kind->init(&c.vtable);
+	dns_add(&c, pw);
+	dns_add(&c, salt);
+	dns_add(&c, pw);
+	dns_sum(&c, h);
+	dns_add(&c, pw);
+	dns_add(&c, salt);
+	dns_fill(&c, half, pw.n);
+	for (size_t i = pw.n; i; i >>= 1)
+		dns_add(&c, i & 1 ? half : pw);
+	dns_sum(&c, h);
+	for (size_t i = 0; i < pw.n; i++)
+		dns_add(&c, pw);
+	dns_sum(&c, keys);
+	for (size_t i = 0; i < 16u + h[0]; i++)
+		dns_add(&c, salt);
+	dns_sum(&c, salts);
+	for (uint32_t i = 0; i < (rounds > 1000 ? rounds : 1000); i++) {
+		if (i & 1)
+			dns_fill(&c, key, pw.n);
+		else
+			dns_add(&c, half);
+		if (i % 3)
+			dns_add(&c, spice);
+		if (i % 7)
+			dns_fill(&c, key, pw.n);
+		if (i & 1)
+			dns_add(&c, half);
+		else
+			dns_fill(&c, key, pw.n);
+		dns_sum(&c, h);
+	}
+	/* three bytes, a third of the digest apart, and which of them is first goes round */
+	size_t third = n / 3, at[3] = {0, third, 2 * third}, turn = n == 64 ? 1 : 2;
+	for (size_t i = 0; i < third; i++) {
+		const size_t was[3] = {at[0], at[1], at[2]};
+		dns_itoa64(b, (uint32_t)h[was[0]] << 16 | (uint32_t)h[was[1]] << 8 | h[was[2]], 4);
+		for (size_t j = 0; j < 3; j++)
+			at[j] = was[(j + turn) % 3] + 1;
+	}
+	dns_itoa64(b, n == 64 ? h[63] : (uint32_t)h[31] << 8 | h[30], n == 64 ? 2 : 3);
 }
 
 /* Does the password fit the hash? Both are 0-terminated. */
 static bool dns_verify(const char *hash, const char *pw)
 {
-	struct sl h = sl_of(hash), p = sl_of(pw);
-	char text[64];
+	struct sl h = sl_of(hash), p = sl_of(pw), kind = sl_mk(h.p, h.n < 3 ? h.n : 3);
+	bool apr1 = strncmp(hash, "$apr1$", 6) == 0, sha512 = sl_is(kind, "$6$");
+	char text[88];
 
-	if (strncmp(hash, "$apr1$", 6) == 0) {
-		struct sl salt = sl_rest(h, 6);
-		salt.n = sl_find(salt, '$');
-		salt.n = salt.n > 8 ? 8 : salt.n;
-		dns_apr1(salt, p, text);
-		return sl_same(sl_of(text), h);
+	if (apr1 || sha512 || sl_is(kind, "$5$")) {
+		struct sl rest = sl_rest(h, apr1 ? 6 : 3), salt;
+		struct sb b = sb_of(text, sizeof text);
+		uint64_t rounds = 5000;
+		bool whole = sl_cut(&rest, '$', &salt);
+		if (!apr1 && salt.n > 7 && memcmp(salt.p, "rounds=", 7) == 0)
+			whole = sl_number(sl_rest(salt, 7), 9999999, &rounds) && sl_cut(&rest, '$', &salt);
+		if (!whole || salt.n > (apr1 ? 8 : 16) || p.n > 256)
+			return false;
+		if (apr1)
+			dns_apr1(salt, p, &b);
+		else
+			dns_sha_crypt(sha512 ? &br_sha512_vtable : &br_sha256_vtable, salt, p, rounds, &b);
+		return sl_same(sl_mk(text, b.n), rest);
 	}
 	if (strncmp(hash, "{SHA}", 5) == 0) {
 		br_sha1_context sha;
@@ -8528,7 +8601,7 @@ static bool dns_verify(const char *hash, const char *pw)
 			   sl_same(sl_mk(is, 20), sl_mk(should, 20));
 	}
 #if RP_CRYPT
-	const char *made = crypt(pw, hash);
+	const char *made = sl_is(sl_mk(h.p, kind.n < 2 ? kind.n : 2), "$2") ? crypt(pw, hash) : NULL;
 	return made && made[0] != '*' && sl_same(sl_of(made), h);
 #else
 	return false;
@@ -9948,7 +10021,7 @@ static const char *gate_hash_fault(struct sl h)
 		size_t n = strlen(kinds[i].kind);
 		if (h.n < n || memcmp(h.p, kinds[i].kind, n) != 0)
 			continue;
-		if (!RP_CRYPT && kinds[i].salt != 8)
+		if (!RP_CRYPT && kinds[i].salt == 2)
 			return "its hash needs crypt(), which this libc does not have";
 		return gate_hash_whole(sl_rest(h, n), kinds[i].salt, kinds[i].tail) ? NULL : not_whole;
 	}

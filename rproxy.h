@@ -21,7 +21,7 @@
 #define RP_DEBUG 0 /* 1: check every invariant after every turn, and abort on a broken one */
 #endif
 #ifndef RP_CRYPT
-#define RP_CRYPT 1 /* 1: the libc has crypt(3): bcrypt, SHA-256-crypt, SHA-512-crypt */
+#define RP_CRYPT 1 /* 1: the libc has crypt(3), for bcrypt */
 #endif
 
 /* ---- limits: value, and why ------------------------------------------------------------------- */

@@ -149,7 +149,6 @@ static void every_kind_of_hash_is_checked(void)
 		/* openssl dgst -sha1 -binary | base64 */
 		{"{SHA}2oguq15ANCGsJCWKX31fllwpyEk=", "pass word"},
 		{"{SHA}2jmj7l5rSw0yVb/vlWAYkK/YBwk=", ""},
-#if RP_CRYPT
 		/* openssl passwd -5, -6 */
 		{"$5$saltsalt$9Wp9Qw4Ze8Jxq5F1Z3UnS47KFhc8AqhCRyxFDa8e660", "pass word"},
 		{"$6$saltsalt$cc1KsgmlKYtCcnNH8.sv7Fe8mca8fAso5fHlNrb1VZa5WYQ.L3ChTcx06ID."
@@ -163,6 +162,13 @@ static void every_kind_of_hash_is_checked(void)
 		{"$6$rounds=1000$ab$3tLFZOSDxcyiDWcYSrieU1uloXMcbPJQRTcotZNqEJiB1iizwjzbn2jECOCvw6wslPpiTPzl"
 		 "i2jppqTUXUq9N0",
 		 "secret"},
+		{"$5$rounds=1000$abcdefghijklmnop$XPI9divaDz2UXR4L48noVEQhGh1MV.xPSC/a9G2Nit7", ""},
+		{"$5$longer$MgLAfXHp8LYRU.yMGGO.T2du8D7nXiHOUK6UwZra2l1",
+		 "a password longer than the sixty-four bytes of a digest of SHA-512, so that it is filled twice"},
+		{"$6$longer$Uyz.0oG4Xz8/8I2sQStn2dL49y829pVqN0TqaNZjplWeHWq0Mw"
+		 "iu3M8ToT3WfXKgqAQxt0W4lp1/D3qrX/Gy..",
+		 "a password longer than the sixty-four bytes of a digest of SHA-512, so that it is filled twice"},
+#if RP_CRYPT
 		{"$2a$05$CCCCCCCCCCCCCCCCCCCCC.E5YPO9kmyuRGyh0XouQYb4YMJKvyOeW", "U*U"},
 		{"$2y$05$/OK.fbVrR/bpIqNJ5ianF.Sa7shbm4.OzKpvFnX1pQLmQW96oUlCq", "\xa3"},
 		{"$2b$04$abcdefghijklmnopqrstuu2r9OfJnfCsdneAXAGHnS4UpFFP8WIrW", "secret"},

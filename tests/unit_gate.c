@@ -751,14 +751,14 @@ static void lines_that_cannot_be_used_are_named(void)
 		{"ann:" SHA_SECRET, true},
 		{"ann:$apr1$saltsalt$qYpLAVWkBvXFyDme7.oc1/", true},
 		{"ann:$2y$05$/OK.fbVrR/bpIqNJ5ianF.Sa7shbm4.OzKpvFnX1pQLmQW96oUlCq", RP_CRYPT},
-		{"ann:$5$saltsalt$9Wp9Qw4Ze8Jxq5F1Z3UnS47KFhc8AqhCRyxFDa8e660", RP_CRYPT},
+		{"ann:$5$saltsalt$9Wp9Qw4Ze8Jxq5F1Z3UnS47KFhc8AqhCRyxFDa8e660", true},
 		/* as mkpasswd and htpasswd write them */
 		{"ann:$2b$05$PPBTrdz2T5IVV1C2iP/OL.NThmDPjZ7HYr8qTAB19t055VQnQ5on2", RP_CRYPT},
 		{"ann:$2a$05$yc0/mSnoBwPgconRCbEx0u0r0o6/SVyyU0safU83G5vALtdDbOu46", RP_CRYPT},
-		{"ann:$5$rounds=1000$saltsalt$9Wp9Qw4Ze8Jxq5F1Z3UnS47KFhc8AqhCRyxFDa8e660", RP_CRYPT},
+		{"ann:$5$rounds=1000$saltsalt$9Wp9Qw4Ze8Jxq5F1Z3UnS47KFhc8AqhCRyxFDa8e660", true},
 		{"ann:$6$CZHDLNe9p8FRFXzE$7MkhO70qtEHBIQcDBiILMtLDI1/PmSF82UJMqUB8U7DTnubs91uZMTd1zsigZg1f"
 		 "gaWYeo/zkaGt/.Rtc7tP70",
-		 RP_CRYPT},
+		 true},
 		{"ann:$y$j9T$D7ErJinB5GtvtL/Bp80Uw1$niYntMc7Hgb59UjdHIGlQllfZyftns3grF7oQ8umv.1", false},
 		{"ann:secret", false},
 		{"ann:rqXexS6ZhobKA", false}, /* DES */
