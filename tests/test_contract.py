@@ -84,6 +84,7 @@ def test_flag_and_line_are_one_and_the_same(conf, name):
     first = dump(*base, f"--{name}", value)
     assert dump(*base, f"--{name}={value}") == first
     assert dump(*base, "-c", conf(f"{name} {quoted(value)}\n")) == first
+    assert dump(*base, "-c", conf(f"{name} = {quoted(value)}\n")) == first
     assert dump(*base, "-c", conf(f"\t{name}   {quoted(value)}   # why\r\n\r\n")) == first
     assert re.search(rf"(?m)^{name} ", first)
 
