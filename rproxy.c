@@ -12009,10 +12009,10 @@ RP_SELDOM
 
 /* An absolute or protocol-relative reference, taken apart. */
 struct tx_ref {
-	char host[RP_NAME_MAX + 3]; /* in its one form */
-	size_t nhost;				/* 0: there is no authority, or none that can be read */
-	uint64_t port, usual;		/* as written, 0 none; what its scheme stands for */
-	struct sl before, rest;		/* up to the path; path, query and fragment */
+	char host[RP_NAME_MAX + 3];		/* in its one form */
+	size_t nhost;					/* 0: there is no authority, or none that can be read */
+	uint64_t port, usual;			/* as written, what its scheme stands for; 0 none */
+	struct sl scheme, before, rest; /* "http"; up to the path; path, query and fragment */
 };
 
 /* Browsers take a backslash for a slash. */
@@ -12021,18 +12021,34 @@ static bool tx_slash(struct sl uri, size_t i)
 	return sl_at(uri, i) == '/' || sl_at(uri, i) == '\\';
 }
 
+/* The scheme of a URI (RFC 3986 3.1), empty for none; *usual is the port that it stands for. */
+static struct sl tx_scheme(const struct tx *t, struct sl uri, uint64_t *usual)
+{
+	static const char *const known[] = {"http", "ws", "https", "wss"};
+	size_t n = 0;
+
+	*usual = t->m.who.https ? 443 : 80;
+	while (n < uri.n &&
+		   ((sl_class[(uint8_t)uri.p[n]] & SL_NAME) || uri.p[n] == '+' || uri.p[n] == '.'))
+		n++;
+	if (sl_at(uri, n) != ':' || (uri.p[0] | 0x20) < 'a') /* a letter is the first */
+		return sl_mk(uri.p, 0);
+	*usual = 0;
+	for (size_t i = 0; i < RP_LEN(known); i++)
+		if (sl_iis(sl_mk(uri.p, n), known[i]))
+			*usual = i < 2 ? 80 : 443;
+	return sl_mk(uri.p, n);
+}
+
 static void tx_read_ref(const struct tx *t, struct sl uri, struct tx_ref *ref)
 {
-	size_t from = 0, to;
+	size_t from, to;
 	struct sl port;
 
 	ref->nhost = 0;
 	ref->before = sl_mk("", 0);
-	ref->usual = t->m.who.https ? 443 : 80;
-	if (uri.n > 5 && sl_iis(sl_mk(uri.p, 5), "http:"))
-		from = 5, ref->usual = 80;
-	else if (uri.n > 6 && sl_iis(sl_mk(uri.p, 6), "https:"))
-		from = 6, ref->usual = 443;
+	ref->scheme = tx_scheme(t, uri, &ref->usual);
+	from = ref->scheme.n ? ref->scheme.n + 1 : 0;
 	if (!tx_slash(uri, from) || !tx_slash(uri, from + 1))
 		return;
 	while (tx_slash(uri, from))
@@ -12061,7 +12077,7 @@ static int tx_names_target(const struct tx_ref *ref, const struct target *tg)
 		return 0;
 	if (port == tg->port)
 		return 2;
-	return port == ref->usual && (tg->port == 80 || tg->port == 443);
+	return port && port == ref->usual && (tg->port == 80 || tg->port == 443);
 }
 
 /* Is it how this route's backends are told to call themselves: host=NAME, or for a unix socket
@@ -12090,7 +12106,7 @@ static bool tx_names_own(const struct tx *t, const struct tx_ref *ref)
 	struct sl host = sl_mk(ref->host, ref->nhost);
 	bool local = sl_is(host, "localhost"), http = ref->usual == 80, https = t->m.who.https;
 
-	if (!local && !sl_eq(host, tx_host(t)))
+	if (!ref->usual || (!local && !sl_eq(host, tx_host(t))))
 		return false;
 	if (!local &&
 		((ref->usual == 443 && !https) || (http && https && t->route->plain && !ref->port)))
@@ -12123,53 +12139,62 @@ static const struct route *tx_route_of(const struct tx *t, const struct tx_ref *
 	return best || !(tx_names_self(t, ref) || tx_names_own(t, ref)) ? best : t->route;
 }
 
-/* The port that visitors use for HTTPS. */
+/* The port that visitors use for HTTPS; 0: 443, which need not be said. */
 static uint32_t tx_public_port(const struct rp *rp, const struct conf *cf)
 {
-	if (cf->public_port)
-		return cf->public_port;
-	for (uint32_t i = 0; i < rp->nls; i++)
+	uint32_t port = cf->public_port;
+
+	for (uint32_t i = 0; i < rp->nls && !port; i++)
 		if (rp->ls[i].kind == LS_HTTPS)
-			return rp->ls[i].addr.port;
-	return 443;
+			port = rp->ls[i].addr.port;
+	return port == 443 ? 0 : port;
 }
 
-static void tx_put_https(const struct rp *rp, const struct conf *cf, struct sl host, struct sb *b)
+/* A host and what stands behind its colon; 0: nothing. */
+static void tx_put_place(struct sl host, uint32_t port, struct sb *b)
 {
-	uint32_t port = tx_public_port(rp, cf);
-
-	sb_str(b, "https://");
 	sb_put(b, host);
-	if (port != 443) {
+	if (port) {
 		sb_chr(b, ':');
 		sb_num(b, port);
 	}
 }
 
-/* The public way to a route: on this host as the client came here, else by the route's name. */
-static void tx_put_public(struct rp *rp, struct tx *t, const struct route *r, struct sb *b)
+static void tx_put_https(const struct rp *rp, const struct conf *cf, struct sl host, struct sb *b)
+{
+	sb_str(b, "https://");
+	tx_put_place(host, tx_public_port(rp, cf), b);
+}
+
+/* The public way to a route: on this host as the client came here, else by the route's name. A
+ * scheme that is neither http's nor WebSocket's is kept. */
+static void tx_put_public(struct rp *rp, struct tx *t, const struct route *r,
+						  const struct tx_ref *ref, struct sb *b)
 {
 	bool here = r->host[0] == '*' || sl_is(tx_host(t), r->host);
 	struct sl host = here ? tx_host(t) : sl_of(r->host);
+	bool cert = !here && (r->kind == RT_TCP || (rp->certs && crt_any(rp->certs, host)));
+	bool https = here ? t->m.who.https : cert,
+		 ws = ref->scheme.n && (ref->scheme.p[0] | 0x20) == 'w';
 
 	if (!host.n) /* HTTP/1.0 without Host: the path alone has to do */
 		return;
-	if (!here && (r->kind == RT_TCP || (rp->certs && crt_any(rp->certs, host)))) {
-		tx_put_https(rp, t->cf, host, b);
-		return;
-	}
-	sb_str(b, here && t->m.who.https ? "https://" : "http://");
-	sb_put(b, host);
-	if (t->m.port && (here || !t->m.who.https)) {
-		sb_chr(b, ':');
-		sb_num(b, t->m.port);
-	}
+	if (!ref->usual)
+		sb_put(b, ref->scheme);
+	else
+		sb_str(b, ws ? "ws" : "http");
+	sb_str(b, ref->usual && https ? "s://" : "://");
+	tx_put_place(host,
+				 cert					   ? tx_public_port(rp, t->cf)
+				 : here || !t->m.who.https ? t->m.port
+										   : 0,
+				 b);
 }
 
 /* Does a reference name the host that the client asked for? */
 static bool tx_names_host(const struct tx *t, const struct tx_ref *ref)
 {
-	return ref->nhost && sl_eq(sl_mk(ref->host, ref->nhost), tx_host(t)) &&
+	return ref->nhost && ref->usual && sl_eq(sl_mk(ref->host, ref->nhost), tx_host(t)) &&
 		   (ref->port ? ref->port : ref->usual) == (t->m.port ? t->m.port : ref->usual);
 }
 
@@ -12186,7 +12211,7 @@ static void tx_put_uri(struct rp *rp, struct tx *t, struct sl uri, struct sb *b)
 		if (r->strip && sl_at(uri, 0) == '/')
 			path = r->path;
 	} else if (ref.nhost && (to = tx_route_of(t, &ref))) {
-		tx_put_public(rp, t, to, b);
+		tx_put_public(rp, t, to, &ref, b);
 		path = to->strip ? to->path : "";
 		uri = ref.rest;
 		if (!t->m.nhost && !*path && sl_at(uri, 0) != '/')

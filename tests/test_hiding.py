@@ -70,6 +70,11 @@ REFERENCES = [
     ("\\\\{own}/x", "{pub}/x"),
     ("///{own}/x", "{pub}/x"),
     ("http:///{own}/x", "{pub}/x"),
+    # any other scheme is kept
+    ("ws://{own}/x", "{ws}app.test{port}/x"),
+    ("WSS://{own}", "{ws}app.test{port}"),
+    ("ftp://{own}/x", "ftp://app.test{port}/x"),
+    ("app+x.y-z://me@{own}?x", "app+x.y-z://app.test{port}?x"),
     # another route's targets
     ("http://10.9.9.9:8443/x", "{https}other.test{sport}/x"),
     ("https://10.9.9.9:8443", "{https}other.test{sport}"),
@@ -104,7 +109,8 @@ UNTOUCHED = [
     "http://127.0.0.1/x", "http://127.0.0.1:1/x", "http://10.9.9.9/x", "http://10.9.9.9:443/x",
     "http://10.9.9.5:443/x", "http://10.9.9.5:8080/x", "http://nas.lan/x", "http://nas:5000/x",
     "http://app.test/x", "http://other.test/x", "https://app.test:99/x",
-    "mailto:me@{own}", "ftp://{own}/x", "app://{own}/x", "http:{own}/x",
+    "mailto:me@{own}", "http:{own}/x", "http:/{own}/x", "1x://{own}/x", "://{own}/x", "a b://{own}/",
+    "ftp://10.9.9.5/x",
     "http://[::1", "http://[::1]x/", "http:///", "http://", "//", "http://%31", "http://{own}x/",
     "http://10.9.9.5:99999/x", "http://10.9.9.5:-1/x", "caf\xe9",
 ]
@@ -136,6 +142,7 @@ def test_references_to_targets_come_out_public(site, way, ported, public):
     s = site(way, public_port=public)
     port = f":{s.port}" if ported else ""
     words = {"own": s.backend.address, "pub": f"{way}://app.test{port}", "https": "https://",
+             "port": port, "ws": "wss://" if way == "https" else "ws://",
              "sport": "" if public else f":{s.https}", "hport": port if way == "http" else ""}
     client = s.client()
     for sent, want in REFERENCES + [(u, u) for u in UNTOUCHED]:

@@ -302,7 +302,8 @@ AUTHORITIES = ["10.0.0.1", "10.0.0.2", "10.0.0.3", "10.0.0.9", "[fd00::1]", "[FD
 def references(draw):
     if draw(st.integers(0, 9)) == 0:
         return draw(st.text(string.ascii_letters + "/\\?#@:.[]%1", max_size=20)).strip()
-    scheme = draw(st.sampled_from(["http:", "https:", "http:", "https:", "HTTP:", "", "ftp:", "x"]))
+    scheme = draw(st.sampled_from(["http:", "https:", "http:", "https:", "HTTP:", "", "ftp:", "x", "wS:",
+                                   "wss:", "a+b.c-d:", "1a:", ":"]))
     slashes = draw(st.sampled_from(["//", "//", "//", "//", "\\\\", "/\\", "///", "/", ""]))
     user = draw(st.sampled_from(["", "", "", "me@", "me:pw@", "a@b@"]))
     port = draw(st.sampled_from(["", "", ":80", ":443", ":8080", ":8443", ":5000", ":81", ":",
@@ -347,13 +348,14 @@ def same(a, b):
 
 def model_location(table, own, here, https, public, value):
     """What a reference becomes. own: the route in use; here: (host text, port) of the visitor."""
-    m = re.fullmatch(r"(?i)((?:https?:)?[/\\]{2,}([^/\\?#]*))(.*)", value, re.S)
+    m = re.fullmatch(r"(?i)((?:[a-z][a-z0-9+.-]*:)?[/\\]{2,}([^/\\?#]*))(.*)", value, re.S)
     host, path, targets, strip, mode = own
     if not m:
         return path + value if strip and value.startswith("/") else value
     before, authority, rest = m.groups()
-    scheme = before.lower().partition(":")[0] if ":" in before[:6] else ""
-    usual = {"http": 80, "https": 443}.get(scheme, 443 if https else 80)
+    scheme = re.match(r"[^/\\:]*", before)[0]
+    usual = {"http": 80, "https": 443, "ws": 80, "wss": 443, "": 443 if https else 80}.get(
+        scheme.lower(), 0)
     ref = model_authority(authority)
     if not ref:
         return value
@@ -371,7 +373,7 @@ def model_location(table, own, here, https, public, value):
             if not same(t[0], ref[0]):
                 continue
             very = tport == port
-            if not very and not (port == usual and tport in (80, 443)):
+            if not very and not (usual and port == usual and tport in (80, 443)):
                 continue
             p = route[1] or ""
             serves = route[3] or re.match(re.escape(p) + r"(?:[/?#]|$)" if p else "", rest)
@@ -386,18 +388,18 @@ def model_location(table, own, here, https, public, value):
         public_already = name and any(name[0] == r[0] for r in table)
         if name and not public_already and same(name[0], ref[0]) and (name[1] or usual) == port:
             to = own
-    if not to and not targets[0].startswith("unix"):  # or by the visitor's name, its own port
+    if not to and usual and not targets[0].startswith("unix"):  # or by the visitor's name, its own port
         kind, _, where = targets[0].partition("://")
         tport = model_authority(where)[1] or {"http": 80, "https": 443}[kind]
-        secure = (scheme or ("https" if https else "http")) == "https"
+        secure = usual == 443
         if ref[0] == "localhost":
             to = own if port == tport else None
         elif same(ref[0], model_host(here[0])) and not (secure and not https):
-            downgrade = https and not secure and ref[1] == here[1]
+            downgrade = https and usual == 80 and ref[1] == here[1]
             to = own if port == tport or (downgrade and ref[1]) else None
     if not to:
         mine = model_authority(here[0])
-        if strip and same(mine[0], ref[0]) and (here[1] or usual) == port:
+        if strip and usual and same(mine[0], ref[0]) and (here[1] or usual) == port:
             return before + path + rest
         return value
     known = to[0].startswith("*") or to[0] == here[0]
@@ -408,6 +410,10 @@ def model_location(table, own, here, https, public, value):
         where = f"{'https' if https else 'http'}://{here[0]}" + (f":{here[1]}" if here[1] else "")
     else:
         where = f"http://{to[0]}" + (f":{here[1]}" if here[1] and not https else "")
+    if not usual:
+        where = scheme + where[where.index(":"):]
+    elif scheme.lower().startswith("w"):
+        where = where.replace("http", "ws", 1)
     return where + prefix + rest
 
 
