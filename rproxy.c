@@ -11644,6 +11644,8 @@ static bool tx_dialling(struct rp *rp, struct tx *t)
 	}
 	if (buf_len(&t->u->in)) /* an answer to nothing: to what somebody put in before us? */
 		return tx_dial_failed(rp, t, WHY_UP_BAD);
+	if (t->m.tcp) /* no more than this is ever known of it */
+		up_report(rp, t->target->up, true);
 	return tx_go(t, t->m.tcp ? TX_TUNNEL : TX_SEND);
 }
 

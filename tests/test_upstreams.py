@@ -338,6 +338,35 @@ def test_a_target_without_tls_is_replaced_by_the_next(proxy, backend, secure, ce
     assert p.access(2)[1].reason == ("upstream-timeout" if silent else "upstream-tls")
 
 
+def test_a_passed_through_target_that_was_out_is_used_again(proxy, backend, certs, clock):
+    """That it can be reached is all that is ever known of it."""
+    context, port = server(certs("tcp.test")), dead_port()
+
+    def named(name):
+        def handler(conn):
+            try:
+                conn.sock = context.wrap_socket(conn.sock, server_side=True)
+                says(reply(200, body=name))(conn)
+            finally:
+                conn.sock.close()
+        return handler
+
+    p = proxy(f"tcp.test=tcp://127.0.0.1:{port},tcp://{backend(named(b'two')).address}",
+              https="127.0.0.1:0", http=None, cert=certs("other.test").pem,
+              env=clock(speed=hurry(10)), connect_timeout="30s")
+
+    def ask():
+        client = p.client("tcp.test")
+        body = client.ask(host="tcp.test").body
+        client.close()
+        return body
+
+    assert ask() == b"two"
+    backend(named(b"one"), port=port)
+    wait_for(lambda: ask() == b"one", "the first target")
+    assert [ask() for _ in range(3)] == [b"one"] * 3
+
+
 class Scripted:
     """A TLS server whose flights are tampered with: change(tls, out, done) returns what goes out
     instead of what OpenSSL wants to send; done: the handshake is over with it."""
