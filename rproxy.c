@@ -49,6 +49,7 @@
 #include <sys/prctl.h>
 #include <sys/random.h>
 #include <sys/resource.h>
+#include <sys/signalfd.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
@@ -80,7 +81,6 @@
  * Thin wrappers of system calls: EINTR is hidden, sockets are non-blocking and close on exec.
  * The only room with extensions of the operating system, and the seam that simulations replace
  * (they define RP_SYS_FILE). Errors are -1 with errno set, as the calls have them.
- * Owns: the signal flags.
  * Door: sys_mem sys_unmem sys_fade sys_now sys_wall sys_random sys_read sys_peek sys_write sys_poll
  *       sys_close sys_shut sys_reset sys_socket sys_bind sys_accept sys_connect sys_sockerr
  *       sys_tune sys_local sys_slurp sys_stamp sys_datagram sys_opendir sys_challenge
@@ -170,13 +170,10 @@ static ssize_t sys_write(int fd, const void *p, size_t n)
 	return r;
 }
 
-/* Waits at most ms (< 0: for ever). Returns how many entries have events, 0 also after a signal: those
- * of sys_signals come here alone, so that none is overlooked just before the wait. */
+/* Waits at most ms (< 0: for ever). Returns how many entries have events, 0 also after a signal. */
 static int sys_poll(struct pollfd *p, size_t n, int ms)
 {
-	static const sigset_t none;
-	struct timespec ts = {.tv_sec = ms / 1000, .tv_nsec = ms % 1000 * 1000000L};
-	int r = ppoll(p, (nfds_t)n, ms < 0 ? NULL : &ts, &none);
+	int r = poll(p, (nfds_t)n, ms);
 
 	return r < 0 ? 0 : r;
 }
@@ -452,49 +449,38 @@ static void sys_notify(int fd, const char *state)
 
 enum { SYS_TERM = 1, SYS_HUP = 2, SYS_USR1 = 4, SYS_USR2 = 8, SYS_CHLD = 16 };
 
-static volatile sig_atomic_t sys_any, sys_flag[5]; /* one for each bit above; sys_flag[0] counts */
-
-static void sys_signal(int sig)
-{
-	if (sig == SIGTERM || sig == SIGINT)
-		sys_flag[0] = sys_flag[0] + 1;
-	else
-		sys_flag[sig == SIGHUP ? 1 : sig == SIGUSR1 ? 2 : sig == SIGUSR2 ? 3 : 4] = 1;
-	sys_any = 1;
-}
-
-/* Takes the signals of the contract; they interrupt sys_poll(). Works as PID 1, too. */
-static void sys_signals(void)
+/* Takes the signals of the contract, from now on as bytes of a descriptor: none is overlooked just
+ * before the wait, and none waits while there is much to do. Works as PID 1, too. 0 or -1 with errno. */
+static int sys_signals(int *fd)
 {
 	static const int taken[] = {SIGTERM, SIGINT, SIGHUP, SIGUSR1, SIGUSR2, SIGCHLD};
-	struct sigaction sa = {.sa_handler = sys_signal};
+	struct sigaction ign = {.sa_handler = SIG_IGN};
 	sigset_t held;
 
+	(void)sigaction(SIGPIPE, &ign, NULL);
 	(void)sigemptyset(&held);
-	for (size_t i = 0; i < RP_LEN(taken); i++) {
+	for (size_t i = 0; i < RP_LEN(taken); i++)
 		(void)sigaddset(&held, taken[i]);
-		(void)sigaction(taken[i], &sa, NULL);
-	}
 	(void)sigprocmask(SIG_BLOCK, &held, NULL);
-	sa.sa_handler = SIG_IGN;
-	(void)sigaction(SIGPIPE, &sa, NULL);
+	*fd = signalfd(-1, &held, SFD_NONBLOCK | SFD_CLOEXEC);
+	return *fd < 0 ? -1 : 0;
 }
 
 /* Which signals came since the last call; adds to *terms how many TERM and INT there were. */
-static unsigned sys_taken(int *terms)
+static unsigned sys_taken(int fd, int *terms)
 {
+	struct signalfd_siginfo s;
 	unsigned set = 0;
 
-	if (!sys_any)
-		return 0;
-	sys_any = 0;
-	for (unsigned i = 0; i < RP_LEN(sys_flag); i++)
-		if (sys_flag[i]) {
-			if (i == 0)
-				*terms += sys_flag[0];
-			sys_flag[i] = 0;
-			set |= 1u << i;
-		}
+	while (read(fd, &s, sizeof s) == (ssize_t)sizeof s) {
+		bool term = s.ssi_signo == SIGTERM || s.ssi_signo == SIGINT;
+		*terms += term;
+		set |= term						? SYS_TERM
+			   : s.ssi_signo == SIGHUP	? SYS_HUP
+			   : s.ssi_signo == SIGUSR1 ? SYS_USR1
+			   : s.ssi_signo == SIGUSR2 ? SYS_USR2
+										: SYS_CHLD;
+	}
 	return set;
 }
 
@@ -1081,7 +1067,7 @@ static void sb_escape(struct sb *b, struct sl a, size_t max, bool json)
  * One line per event, to stderr, syslog or a file; never blocks: what can't be written now is
  * dropped and counted, and the count is written when there is room again. A line that repeats is
  * folded.
- * Owns: log_sink, the one mutable object of the file beside the signal flags.
+ * Owns: log_sink, the one mutable object of the file.
  * Fails: log_open with -1 and errno.
  * Spec: RFC 3164 over /dev/log, as logd and rsyslog read it.
  * Door: log_open log_close log_reopen log_reachable log_give log_event log_line log_tick log_fresh
@@ -7509,10 +7495,11 @@ struct rp {
 	struct tx *free_tx;
 	uint32_t ntx, nfree_tx, tx_used;
 
-	int acme;	/* owns: the directory of --acme-dir, -1 */
-	int notify; /* owns: the socket of systemd, -1 */
-	int pid;	/* owns: the pid file, -1 */
-	int terms;	/* TERM and INT so far */
+	int acme;	 /* owns: the directory of --acme-dir, -1 */
+	int notify;	 /* owns: the socket of systemd, -1 */
+	int pid;	 /* owns: the pid file, -1 */
+	int signals; /* owns: where they come in, -1 */
+	int terms;	 /* TERM and INT so far */
 	bool draining;
 	uint64_t drain_due;
 	bool stop;
@@ -13699,7 +13686,10 @@ static int life_start(struct rp *rp, struct conf *cf)
 		return 1;
 	crt_warn_expiry(rp->certs, sys_wall());
 	rp->warned_day = sys_wall() / 86400;
-	sys_signals();
+	if (sys_signals(&rp->signals) < 0) {
+		(void)life_fault(cf, NULL, "take signals", "");
+		return 1;
+	}
 	life_greet(rp);
 	return 0;
 }
@@ -13723,6 +13713,7 @@ static void life_close(struct rp *rp)
 	gate_close(rp->gate);
 	sys_close(rp->acme);
 	sys_close(rp->notify);
+	sys_close(rp->signals);
 	log_close();
 	free(rp);
 }
@@ -13779,7 +13770,7 @@ static struct rp *life_open(int argc, char **argv, int *status)
 		goto out;
 	rp->argc = argc;
 	rp->argv = argv;
-	rp->acme = rp->notify = rp->pid = -1;
+	rp->acme = rp->notify = rp->pid = rp->signals = -1;
 	rp->started = sys_wall();
 	rp->now = sys_now();
 	*status = life_start(rp, cf);
@@ -13886,7 +13877,7 @@ static void life_drain(struct rp *rp)
 /* Does what signals ask for. */
 static void life_signals(struct rp *rp)
 {
-	unsigned set = sys_taken(&rp->terms);
+	unsigned set = sys_taken(rp->signals, &rp->terms);
 
 	if (!set)
 		return;
@@ -13956,7 +13947,7 @@ RP_OFTEN
  */
 
 /* The first entries of the pollfd array. */
-enum { LOOP_NAMES, LOOP_HASHES, LOOP_LISTENERS };
+enum { LOOP_SIGNALS, LOOP_NAMES, LOOP_HASHES, LOOP_LISTENERS };
 
 #define LOOP_SPARE 16 /* connections that are free when a turn begins, if need be */
 
@@ -13992,6 +13983,7 @@ static int loop_fill(struct rp *rp)
 	bool eager = false;
 	uint32_t i = 0;
 
+	loop_poll(&rp->pfd[LOOP_SIGNALS], rp->signals, POLLIN);
 	loop_poll(&rp->pfd[LOOP_NAMES], dns_fd(rp->dns, DNS_NAME), POLLIN);
 	loop_poll(&rp->pfd[LOOP_HASHES], dns_fd(rp->dns, DNS_HASH), POLLIN);
 	for (uint32_t k = 0; k < rp->nls; k++)
@@ -14098,7 +14090,8 @@ static bool loop_once(struct rp *rp)
 	int ready = sys_poll(rp->pfd, rp->npfd, wait);
 	rp->now = sys_now();
 	rp->pk_used = false;
-	life_signals(rp);
+	if (rp->signals < 0 || rp->pfd[LOOP_SIGNALS].revents)
+		life_signals(rp);
 	if (ready > 0 && (rp->pfd[LOOP_NAMES].revents || rp->pfd[LOOP_HASHES].revents))
 		loop_answers(rp);
 	if (ready > 0 || wait == 0)

@@ -1,8 +1,11 @@
 """Fixtures of the behaviour tests; what they are made of is in harness.py."""
 
 import os
+import pathlib
+import shutil
 import socket
 import subprocess
+import tempfile
 import time
 
 import pytest
@@ -108,12 +111,12 @@ def clock(tmp_path_factory):
 
 
 @pytest.fixture
-def open_folder(tmp_path):
-    """tmp_path, for a proxy that gives up root: pytest closes it, and what is above, to others."""
-    for folder in (tmp_path, *tmp_path.parents):
-        if folder.stat().st_uid == 0 and str(folder).startswith("/tmp/"):
-            folder.chmod(0o755)
-    return tmp_path
+def open_folder():
+    """A folder that is open to all, for a proxy that gives up root: pytest's are closed."""
+    folder = pathlib.Path(tempfile.mkdtemp(prefix="rproxy-test."))
+    folder.chmod(0o755)
+    yield folder
+    shutil.rmtree(folder)
 
 
 @pytest.fixture

@@ -713,16 +713,19 @@ static void sys_notify(int fd, const char *state)
 
 enum { SYS_TERM = 1, SYS_HUP = 2, SYS_USR1 = 4, SYS_USR2 = 8, SYS_CHLD = 16 };
 
-static void sys_signals(void)
+static int sys_signals(int *fd)
 {
+	*fd = -1;
+	return 0;
 }
 
 static void sys_reap(void)
 {
 }
 
-static unsigned sys_taken(int *terms)
+static unsigned sys_taken(int fd, int *terms)
 {
+	(void)fd;
 	unsigned set = sim.signals;
 
 	sim.signals = 0;

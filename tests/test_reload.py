@@ -36,8 +36,9 @@ def gate(backend):
 def conf(tmp_path):
     """conf(LINE, ...) writes the file; the arguments that name it."""
     def write(*lines):
-        (tmp_path / "rproxy.conf").write_text("\n".join(map(str, lines)) + "\n")
-        return ["-c", str(tmp_path / "rproxy.conf")]
+        (write.folder / "rproxy.conf").write_text("\n".join(map(str, lines)) + "\n")
+        return ["-c", str(write.folder / "rproxy.conf")]
+    write.folder = tmp_path
     return write
 
 
@@ -332,6 +333,7 @@ def test_who_waits_in_the_queue_of_a_closed_listener_is_served(proxy, backend, c
 def test_a_low_port_after_root_was_given_up(proxy, conf, open_folder):
     """The message says what it needs, and the ports from before serve on."""
     assert os.geteuid() == 0, "needs root, to give it up"
+    conf.folder = open_folder
     with own_network():  # where ports below 1024 are root's, whatever the machine has set
         lines = ["http 127.0.0.1:80", "user 65534", "route app.test=status:410"]
         p = proxy(args=conf(*lines), expect=[RELOAD, WRONG],
