@@ -119,6 +119,7 @@ static void prop_field(void)
 	static struct tx t;
 	static struct conn c;
 	char route[] = "--route", public[] = "--public-port", http[] = "--http=1";
+	char https[] = "--https=2";
 	char *args[2 * PROP_WORDS + 8], text[65536], out[65536], head[512];
 	struct sl host = prop_sl(2), port;
 	int n = 0;
@@ -133,6 +134,7 @@ static void prop_field(void)
 		args[n++] = prop_word[4];
 	}
 	args[n++] = http;
+	args[n++] = https;
 	args[n] = NULL;
 	struct conf *cf = cf_load(n, args);
 	assert(cf && !cf->faults);

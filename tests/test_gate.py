@@ -436,6 +436,7 @@ def test_ten_thousand_addresses_change_nothing_for_others(site):
             asked += 1
         assert honest.ask(host="other.test").status == 204
     grown = s.proxy.memory() - before
+    print(f"grown by {grown >> 10} KB")
     assert sanitized() or grown <= 128 << 10, f"{grown >> 10} KB"
     heavy = [s.ask("http", "7.7.7.7").status for _ in range(20)]
     assert heavy.count(200) <= 5 + (time.monotonic() - began) and 429 in heavy
@@ -654,7 +655,7 @@ while True:
 def test_a_login_storm_stalls_nobody(site, tmp_path):
     """50 wrong bcrypt logins a second, each from an address of its own, by a process of their own;
     what others wait for is measured without and with it, in turns."""
-    s = site("plain", f"auth={htpasswd(tmp_path, '-B', '-C', '8', ann='secret')}",
+    s = site("plain", f"auth={htpasswd(tmp_path, '-B', '-C', '9', ann='secret')}",
              routes=["other.test=status:204 plain"], log="none")
     client = s.client("http")
 
@@ -667,21 +668,22 @@ def test_a_login_storm_stalls_nobody(site, tmp_path):
             time.sleep(0.001)
         return took
 
+    def p99(took):
+        return statistics.quantiles(took, n=100)[98] * 1000
+
     quiet, loud = [], []
     with subprocess.Popen([sys.executable, "-c", STORM, str(s.proxy.http[0])], text=True,
                           stdin=subprocess.PIPE, bufsize=1) as storm:
         for _ in range(4):
-            quiet += waits(0.4)
+            quiet.append(waits(0.4))
             storm.stdin.write("on\n")
-            loud += waits(0.4)
+            loud.append(waits(0.4))
             storm.stdin.write("off\n")
             time.sleep(0.2)  # for what is still being checked
         storm.stdin.close()
-    p99 = [statistics.quantiles(took, n=100)[98] for took in (quiet, loud)]
-    print(f"p99 {p99[0] * 1000:.2f} ms without, {p99[1] * 1000:.2f} ms within the storm, "
-          f"medians {statistics.median(quiet) * 1000:.2f} and {statistics.median(loud) * 1000:.2f}")
-    # the aim is 2; other work on this machine blurs it
-    assert p99[1] < max(5 * p99[0], 0.02 * SLOW), p99
+    print(f"p99 {p99(sum(quiet, [])):.2f} ms without, {p99(sum(loud, [])):.2f} ms within the storm")
+    # Whatever else this machine does: a proxy that waits for a check would do so in every part.
+    assert min(map(p99, loud)) < max(2 * max(map(p99, quiet)), 20 * SLOW)
 
 
 def test_a_check_that_takes_for_ever_is_given_up(site, tmp_path, clock):

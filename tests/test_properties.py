@@ -396,7 +396,7 @@ def model_location(table, own, here, https, public, value):
             to = own if port == tport else None
         elif same(ref[0], model_host(here[0])) and not (secure and not https):
             downgrade = https and usual == 80 and ref[1] == here[1]
-            to = own if port == tport or (downgrade and ref[1]) else None
+            to = own if port == tport or downgrade else None
     if not to:
         mine = model_authority(here[0])
         if strip and usual and same(mine[0], ref[0]) and (here[1] or usual) == port:
