@@ -9295,7 +9295,10 @@ static enum up_going up_advance(struct rp *rp, struct conn *c, const struct rout
 
 	if (c->phase == CP_CONNECT) {
 		*why = WHY_UP_REFUSED;
-		if ((done = net_connected(c)) <= 0)
+		done = net_connected(c);
+		if (done < 0 && (errno == ECONNRESET || errno == EPIPE))
+			*why = WHY_UP_RESET; /* it was there, for less than a turn */
+		if (done <= 0)
 			return done ? UP_FAIL : UP_WAIT;
 		c->phase = CP_PROXY;
 	}
