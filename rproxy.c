@@ -1523,7 +1523,7 @@ static uint32_t buf_len(const struct buf *b)
 
 static struct sl buf_peek(const struct buf *b)
 {
-	return sl_mk(b->p + b->r, b->w - b->r);
+	return sl_mk(b->p ? b->p + b->r : NULL, b->w - b->r); /* NULL + 0 is undefined */
 }
 
 static void buf_skip(struct buf *b, size_t n)
