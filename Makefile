@@ -34,7 +34,7 @@ need-check := $(need-demo) $(need-debug) python3-pytest python3-hypothesis pytho
 	apache2-utils whois \
 	wget gnutls-bin clang-14 libclang-rt-14-dev clang-format-14 cppcheck binutils iproute2 procps busybox shellcheck \
 	chromium chromium-driver libmbedtls-dev libnss3-tools certbot pebble testssl.sh sslscan \
-	util-linux mandoc man-db systemd rsyslog
+	util-linux mandoc man-db systemd rsyslog libbearssl-dev
 need-interop := $(need-check) openjdk-17-jdk-headless
 # The compilers and emulators of what is checked come with TARGET=.
 need-cross-check := $(need-check)
@@ -304,9 +304,9 @@ fuzz: $(fuzzers:%=build/fuzz/%) ## each fuzzer for FUZZ_TIME seconds, findings i
 		-artifact_prefix=build/fuzz/$$f.found/ build/fuzz/$$f.corpus $$seeds || exit 1; done
 
 # Clients of other TLS libraries that no package has.
-build/interop/brssl: build/bearssl/inc/bearssl.h $(debug_needs)
+build/interop/brssl: build/bearssl/inc/bearssl.h | build/.need-check
 	@mkdir -p $(@D)
-	@$(debug_cc) -O1 -w -Ibuild/bearssl/inc -o $@ build/bearssl/tools/*.c $(debug_libs)
+	@$(debug_cc) -O1 -w -Ibuild/bearssl/inc -o $@ build/bearssl/tools/*.c -lbearssl
 build/interop/%: tests/interop/%.c | build/.need-check
 	@mkdir -p $(@D)
 	@$(debug_cc) -O1 -o $@ $< -lmbedtls -lmbedx509 -lmbedcrypto
