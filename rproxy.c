@@ -4623,10 +4623,12 @@ static void cf_glob(struct cf_in *in, struct strs *out, const char *pattern, siz
 	while (piece > pattern && piece[-1] != '/')
 		piece--;
 	rest = wild + strcspn(wild, "/");
-	if (!cf_text(in, &dir, "%.*s", (int)(piece - pattern), pattern) ||
-		!cf_text(in, &one, "%.*s", (int)(rest - piece), piece))
-		return;
-	int n = scandir(*dir ? dir : ".", &list, NULL, alphasort);
+	int n = -1;
+	if (cf_text(in, &dir, "%.*s", (int)(piece - pattern), pattern) &&
+		cf_text(in, &one, "%.*s", (int)(rest - piece), piece) &&
+		(n = scandir(*dir ? dir : ".", &list, NULL, alphasort)) < 0 && errno != ENOENT &&
+		errno != ENOTDIR)
+		cf_bad(in, pattern, "can't be looked for: %s", strerror(errno));
 	for (int i = 0; i < n; i++) {
 		const char *name = list[i]->d_name;
 		if ((*name != '.' || *one == '.') && cf_fits(one, name) &&

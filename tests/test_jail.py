@@ -135,6 +135,18 @@ def test_what_hup_will_not_be_able_to_read_is_said_at_the_start(proxy, backend, 
     assert p.ask(host="door.test").status == 401
 
 
+def test_an_include_that_can_not_be_looked_for_is_an_error(proxy, conf, open_folder):
+    """Not an empty one: its routes would be gone."""
+    secret = open_folder / "secret"
+    secret.mkdir(mode=0o700)
+    (secret / "one.conf").write_text("route one.test=status:411\n")
+    lines = ["http 127.0.0.1:0", "user nobody", "route app.test=status:410", f"include {secret}/*.conf"]
+    p = proxy(args=conf(*lines), expect=[RELOAD, GONE, r"rproxy: .*rproxy\.conf:4: .*"], env=NO_LEAKS)
+    assert any(f"{secret}/one.conf" in s for s in p.lines)
+    assert any("rproxy.conf:4: " in s for s in hup(p, good=False))
+    assert p.ask(host="one.test").status == 411
+
+
 def test_chroot(proxy, backend, certs, conf, open_folder):
     """It serves; what lies outside can't be read again, is named, and stays as it was."""
     jail = open_folder / "jail"
