@@ -1437,7 +1437,7 @@ RP_OFTEN
  * nothing is left in it.
  * Owns: the pool's memory.  Fails: buf_take with false when the pool is used up.
  * Door: buf_pool_open buf_pool_close buf_pool_bytes buf_take buf_give buf_peek buf_skip buf_room
- *       buf_free buf_fill buf_add buf_done buf_len buf_claim buf_waive
+ *       buf_free buf_text buf_fill buf_add buf_done buf_len buf_claim buf_waive
  */
 
 #define BUF_WARM 16 /* free buffers that may keep their pages; more are given to the system */
@@ -1549,6 +1549,14 @@ static uint32_t buf_room(struct buf *b, uint32_t want)
 static uint8_t *buf_free(const struct buf *b)
 {
 	return b->p + b->w;
+}
+
+/* A writer into all the room that b has behind what is there; buf_fill says what it wrote. */
+static struct sb buf_text(struct buf *b)
+{
+	uint32_t room = buf_room(b, b->cap);
+
+	return sb_of(buf_free(b), room);
 }
 
 static void buf_fill(struct buf *b, size_t n)
@@ -9376,7 +9384,7 @@ static void up_check_go(struct rp *rp, const struct route *r, const struct targe
 			up_check_end(rp, u, tg->label, true);
 			return;
 		}
-		struct sb b = sb_of(buf_free(&c->out), c->out.cap);
+		struct sb b = buf_text(&c->out);
 		sb_fmt(
 			&b,
 			"GET %s HTTP/1.1\r\nHost: %s\r\nUser-Agent: rproxy-check\r\nConnection: close\r\n\r\n",
@@ -11256,6 +11264,7 @@ static bool tx_head(struct rp *rp, struct tx *t)
 	}
 	if (n < 0) {
 		t->m.close = true;
+		t->m.is_head = sl_is(hd_sl(tx_base(t), t->req.method), "HEAD"); /* RFC 9110 9.3.2 */
 		return tx_fail(t, t->req.why, t->req.status);
 	}
 	if (net_io(rp, c, true))
@@ -11271,7 +11280,7 @@ static bool tx_bad(struct tx *t)
 	return tx_fail(t, WHY_BAD_REQUEST, 400);
 }
 
-/* Framing and method. */
+/* Framing, and what the method says of it. */
 static bool tx_plan_frame(struct tx *t)
 {
 	const char *base = tx_base(t);
@@ -11285,7 +11294,15 @@ static bool tx_plan_frame(struct tx *t)
 	if (fr_decide_request(&t->req, base, &t->m.up.fr) < 0)
 		return tx_bad(t);
 	t->m.up.chunk = t->m.up.fr.kind == FR_CHUNKED;
-	if (sl_is(method, "CONNECT")) {
+	return false;
+}
+
+/* What no backend gets to see. */
+static bool tx_plan_method(struct tx *t)
+{
+	struct sl method = hd_sl(tx_base(t), t->req.method);
+
+	if (t->req.form == HD_AUTHORITY) { /* CONNECT */
 		t->m.close = true;
 		return tx_fail(t, WHY_METHOD_REFUSED, 501);
 	}
@@ -11494,7 +11511,9 @@ static bool tx_plan_kind(struct tx *t)
 		return tx_fail(t, WHY_NONE, r->status);
 	if (r->body_max && t->m.up.fr.kind == FR_LENGTH && t->m.up.fr.left > r->body_max)
 		return tx_fail(t, WHY_BODY_TOO_BIG, 413);
-	t->m.offers = t->req.minor && t->req.upgrade && hd_has(&t->req, HF_UPGRADE) &&
+	/* RFC 9110 7.8: not from 1.0; and what comes behind a body would be in doubt. */
+	t->m.offers = t->req.minor && t->req.upgrade && t->m.up.fr.done &&
+				  hd_has(&t->req, HF_UPGRADE) &&
 				  !sl_lists(hd_value(&t->req, tx_base(t), HF_UPGRADE), "h2c");
 	return false;
 }
@@ -11504,7 +11523,7 @@ static bool tx_plan(struct rp *rp, struct tx *t)
 	if (t->m.waiting)
 		return false;
 	if (!t->m.told) {
-		if (tx_plan_frame(t) || tx_plan_host(t))
+		if (tx_plan_frame(t) || tx_plan_host(t) || tx_plan_method(t))
 			return true;
 		tx_plan_caller(t);
 		if (tx_plan_status(t) || tx_plan_challenge(t) || tx_plan_route(rp, t) ||
@@ -11817,7 +11836,7 @@ static bool tx_write_request(struct rp *rp, struct tx *t)
 
 	if (!buf_take(&rp->pool, &u->out))
 		return false;
-	struct sb b = sb_of(buf_free(&u->out), u->out.cap);
+	struct sb b = buf_text(&u->out);
 	sb_put(&b, hd_sl(base, t->req.method));
 	sb_chr(&b, ' ');
 	tx_put_target(t, base, &b);
@@ -11828,6 +11847,7 @@ static bool tx_write_request(struct rp *rp, struct tx *t)
 		tx_hide_lines(&t->req, base, &t->route->set);
 	hd_copy(&b, &t->req, base,
 			hd_hop | hd_claims | (t->m.who.cf ? 0 : hd_cf) |
+				(t->req.minor ? 0 : HD_BIT(EXPECT)) | /* RFC 9110 10.1.1 */
 				(t->route->auth_file ? HD_BIT(AUTHORIZATION) : 0));
 	tx_put_forwarded(t, base, &b);
 	tx_put_lines(&b, &t->route->set);
@@ -12325,8 +12345,7 @@ static bool tx_write_response(struct rp *rp, struct tx *t)
 
 	if (!buf_take(&rp->pool, &c->out))
 		return false;
-	uint32_t room = buf_room(&c->out, c->out.cap);
-	struct sb b = sb_of(buf_free(&c->out), room);
+	struct sb b = buf_text(&c->out);
 	sb_str(&b, "HTTP/1.1 ");
 	sb_num(&b, (uint64_t)t->rsp.status);
 	sb_chr(&b, ' ');
@@ -12636,7 +12655,7 @@ static bool tx_write_local(struct rp *rp, struct tx *t)
 	tx_local_drain(rp, t);
 	if (!buf_take(&rp->pool, &c->out))
 		return tx_abort(rp, t, WHY_INTERNAL);
-	struct sb b = sb_of(buf_free(&c->out), buf_room(&c->out, c->out.cap));
+	struct sb b = buf_text(&c->out);
 	struct sl body = tx_local_body(rp, t, page, sizeof page, &type);
 	rep_begin(&b, t->m.status, t->m.close, !t->req.minor && t->req.whole);
 	if (t->m.status_page && t->m.status == 200) {
@@ -12669,7 +12688,7 @@ static bool tx_local_rest(struct rp *rp, struct tx *t)
 	if (!rows && !t->m.rest.n)
 		return true;
 	while (tx_out_room(rp, c) > 4096 || (!rows && tx_out_room(rp, c))) {
-		struct sb b = sb_of(buf_free(&c->out), tx_out_room(rp, c));
+		struct sb b = buf_text(&c->out);
 		if (rows && !rep_status(rp, t->cf, t->m.form, t->m.row++, &b))
 			return true;
 		if (!rows) {

@@ -339,6 +339,8 @@ refuse("field-tab-before-colon", "5.1", req("X-A\t: b"))
 refuse("field-forwarded-space-before-colon", "5.1", req("X-Forwarded-For : b"))
 refuse("field-cloudflare-space-before-colon", "5.1", req("CF-X : b"))
 refuse("field-forwarded-not-a-token", "5.1", req("X-Forwarded-F)r: b"))
+refuse("field-cf-not-a-token", "5.1", req("CF-Connecting-I\xccP: 6.6.6.6"))
+refuse("field-cf-space-before-colon", "5.1", req("CF-Ray : b"))
 refuse("field-host-space-before-colon", "5.1", req("Host : app.test", host=None))
 refuse("field-obs-fold", "5.2", req("X-A: b", " c"))
 refuse("field-obs-fold-tab", "5.2", req("X-A: b", "\tc"))
@@ -420,6 +422,15 @@ forward("upgrade-not-in-connection", "9110 7.8", req("Upgrade: websocket"),
 forward("upgrade-10", "9110 7.8",
         req("Connection: Upgrade", "Upgrade: websocket", version="HTTP/1.0"),
         Seen("GET", lacks=("Upgrade",)), close=None)
+forward("upgrade-with-body", "9110 7.8",
+        post("Connection: Upgrade", "Upgrade: websocket", "Content-Length: 5", body=b"hello"),
+        Seen("POST", body=b"hello", lacks=("Upgrade",)), close=None)
+forward("upgrade-with-chunks", "9110 7.8",
+        chunked(CHUNKS, "Connection: Upgrade", "Upgrade: websocket"),
+        Seen("POST", body=b"hello", lacks=("Upgrade",)), close=None)
+forward("expect-10", "9110 10.1.1",
+        post("Expect: 100-continue", "Content-Length: 5", version="HTTP/1.0", body=b"hello"),
+        Seen("POST", body=b"hello", lacks=("Expect",)), close=None)
 forward("expect-passed", "9110 10.1.1",
         post("Expect: 100-continue", "Content-Length: 5", body=b"hello"),
         Seen("POST", body=b"hello", has={"Expect": "100-continue"}))
