@@ -38,10 +38,10 @@ struct st_msg {
 	unsigned n;
 	enum st_framing framing;
 	uint64_t length;
-	bool ambiguous;		 /* both ways of framing: read as chunked, but the connection is spoilt */
-	bool close;			 /* this message is the last on its connection */
-	size_t nhead, nall;	 /* bytes on the wire, of the head with empty lines before it */
-	uint8_t *body;		 /* owns: what was read of it; st_free */
+	bool ambiguous;		/* both ways of framing: read as chunked, but the connection is spoilt */
+	bool close;			/* this message is the last on its connection */
+	size_t nhead, nall; /* bytes on the wire, of the head with empty lines before it */
+	uint8_t *body;		/* owns: what was read of it; st_free */
 	size_t nbody, cap;
 };
 
@@ -343,7 +343,8 @@ static enum st_verdict st_head(struct st *rest, unsigned how, struct st_msg *m)
 	m->close = st_named(m, st_text("close")) || (!m->minor && !st_named(m, st_text("keep-alive")));
 	if (!response) {
 		unsigned hosts = st_count(m, "host", &host);
-		if (hosts > 1 || (!hosts && m->minor) || (hosts && !st_host(host, &doubt) && !(how & ST_OURS && !host.n)) ||
+		if (hosts > 1 || (!hosts && m->minor) ||
+			(hosts && !st_host(host, &doubt) && !(how & ST_OURS && !host.n)) ||
 			!st_target(m, &doubt))
 			return ST_BAD;
 		m->doubt = doubt;
@@ -491,10 +492,19 @@ static void st_read(struct st bytes, unsigned how, struct st_msg *m)
 /* Does this field of a message go on beyond a proxy? RFC 9110 7.6.1, and what README.md says. */
 static bool st_goes_on(const struct st_msg *m, const struct st_field *f, bool response)
 {
-	static const char *const hop[] = {
-		"connection", "keep-alive", "proxy-connection", "proxy-authenticate", "proxy-authorization",
-		"proxy", "te", "trailer", "upgrade", "http2-settings", "content-length",
-		"transfer-encoding", "host"};
+	static const char *const hop[] = {"connection",
+									  "keep-alive",
+									  "proxy-connection",
+									  "proxy-authenticate",
+									  "proxy-authorization",
+									  "proxy",
+									  "te",
+									  "trailer",
+									  "upgrade",
+									  "http2-settings",
+									  "content-length",
+									  "transfer-encoding",
+									  "host"};
 	static const char *const claims[] = {"forwarded", "x-real-ip"};
 
 	for (size_t i = 0; i < sizeof hop / sizeof *hop; i++)
