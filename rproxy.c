@@ -3076,7 +3076,8 @@ enum cf_kind {
 	  "it appears")                                                                                \
 	X(LIST, "cert-dir", 0, cert_dir, 0, CF_LISTS, NULL, "DIR",                                     \
 	  "every chain in DIR with its key: `NAME.fullchain.crt`+`NAME.key`, `NAME.crt`+`NAME.key`, "  \
-	  "`NAME.pem`, and `NAME/fullchain.pem`+`NAME/privkey.pem`; repeatable")                       \
+	  "`NAME.pem`, `NAME/fullchain.pem`+`NAME/privkey.pem`, and as acme.sh and uacme keep them; "  \
+	  "repeatable")                                                                                \
 	X(LIST, "acme-dir", 0, acme_dir, 0, 1, NULL, "DIR",                                            \
 	  "answer `/.well-known/acme-challenge/TOKEN` from DIR (files there, or under "                \
 	  "`.well-known/acme-challenge/` in it) on plain listeners, for every host, before any "       \
