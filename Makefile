@@ -205,7 +205,7 @@ build/musl/configure: build/fetched/$(musl_tar)
 	tar xmf $< -C build/musl --strip-components=1
 	# printf and scanf without floating point, which rproxy has none of and MIPS routers lack
 	sed -i 's/l = fmt_fp(.*/goto inval;/; s/y = __floatscan(.*/goto match_fail;/' \
-		build/musl/src/stdio/vfprintf.c build/musl/src/stdio/vfscanf.c
+		$(addprefix build/musl/src/stdio/,vfprintf.c vfscanf.c vfwscanf.c)
 
 $(D)/libcrypt.a: build/musl/configure Makefile $(D)/.flags | $(need)
 	@echo "crypt: build/musl/src/crypt -> $@"
@@ -242,7 +242,7 @@ $(D)/musl/lib/libc.a: build/musl/configure $(D)/.flags | $(need)
 		$(MAKE) -s -j$(JOBS) CFLAGS="$(CFLAGS)" SRC_DIRS='$(musl_dirs:%=$$(srcdir)/%)' \
 		LIBC_OBJS='$$(filter-out $(musl_not:%=obj/src/%),$$(filter obj/src/%,$$(ALL_OBJS)))' \
 		lib/libc.a lib/crt1.o lib/rcrt1.o install-headers >make.log 2>&1 && \
-		cp -r lib ../musl || { tail -20 *.log; exit 1; }
+		cp -r lib ../musl || { cat *.log | tail -n 20; exit 1; }
 
 # libgcc's arithmetic on whole numbers, without the marks of the float ABI that it was built for.
 $(libgcc): $(musl)
@@ -381,10 +381,13 @@ quick_units := $(if $(filter mips,$(TARGET)),$(units),$(filter %_addr %_head %_t
 # In the emulator of the target; everything takes some five times as long there.
 emulated = RPROXY="$($(TARGET)-emulator) $(CURDIR)/$(BIN)" RPROXY_SLOW=$${RPROXY_SLOW:-5} $(each)
 unit_runs = $(foreach u,$1,"$($(TARGET)-emulator) $u")
-run-check: $(units:%=$(D)/tests/%) $(BIN) build/.need-cross-check ## TARGET=: units, raw cases, behaviour
+openwrt_runs = $(if $($(TARGET)-ld),"RPROXY='$($(TARGET)-emulator) -L $(CURDIR)/$(D)/sysroot \
+	$(CURDIR)/$(BIN)-openwrt' $(pytest) tests/test_cases.py tests/test_basic.py")
+openwrt_needs := $(if $($(TARGET)-ld),$(BIN)-openwrt $(D)/sysroot$($(TARGET)-ld))
+run-check: $(units:%=$(D)/tests/%) $(BIN) $(openwrt_needs) build/.need-cross-check ## TARGET=: its tests, emulated
 	@$(emulated) $(call unit_runs,$(filter $(D)/tests/%,$^)) \
-		"$(pytest) tests/test_cases.py tests/cross.py" "$(pytest) -m release tests"
-run-quick: $(quick_units:%=$(D)/quick/%) $(BIN) build/.need-cross-check ## TARGET=: a small part of it
+		"$(pytest) tests/test_cases.py tests/cross.py" "$(pytest) -m release tests" $(openwrt_runs)
+run-quick: $(quick_units:%=$(D)/quick/%) $(BIN) build/.need-cross-check ## TARGET=: a part of them
 	@RPROXY_WAYS=split RPROXY_TRANSPORTS=http $(emulated) $(call unit_runs,$(filter $(D)/quick/%,$^)) \
 		"$(pytest) tests/test_cases.py" "$(pytest) -m release tests/cross.py"
 check-cross: ## every router's program, whole, each in its emulator
@@ -417,10 +420,33 @@ openwrt-riscv64 := riscv64_generic
 openwrt-i386 := i386_pentium4
 OPENWRT_ARCH ?= $(or $(openwrt-$(TARGET)),x86_64)
 
-ipk: $(BIN) ## TARGET=: packages for opkg around that binary, without OpenWrt's SDK
+# Where flash is scarcest the package uses the musl that every OpenWrt has. To link against it its
+# names and the sizes of its variables are enough.
+ipk_program := $(if $($(TARGET)-ld),$(BIN)-openwrt,$(BIN))
+$(D)/names/libc.so: $(musl)
+	@mkdir -p $(@D)
+	@$($(TARGET)-triple)-nm -gS --defined-only $< 2>/dev/null | awk 'NF < 3 || seen[$$NF]++ { next } \
+		$$(NF - 1) ~ /[TW]/ { print ".globl " $$NF "\n.type " $$NF ",@function\n" $$NF ": nop"; next } \
+		{ print ".comm " $$NF ",0x" $$2 }' >$(@D)/names.s
+	@$(CC) -shared -nostdlib -o $@ $(@D)/names.s
+$(BIN)-openwrt: $(BIN) $(D)/names/libc.so
+	$(CC) $(CPPFLAGS) $(CFLAGS) $(own) $(small) $(include) -o $@ -L$(D)/names $(ldown) -s -no-pie \
+		-Wl,--dynamic-linker,$($(TARGET)-ld),--hash-style=sysv -nostartfiles -l:crt1.o rproxy.c \
+		$(bearssl) $(libs)
+# The whole of that libc, for the emulator.
+$(D)/sysroot$($(TARGET)-ld): build/musl/configure $(libgcc) $(D)/.flags
+	@echo "musl: $@"
+	@rm -rf $(D)/sysroot && mkdir -p $(D)/sysroot/build $(@D)
+	@cd $(D)/sysroot/build && ../../../musl/configure --target=$($(TARGET)-triple) --disable-static \
+		CC="$(filter-out -fno-pie -mplt -mno-shared,$(CC))" LIBCC=$(abspath $(libgcc)) >configure.log && \
+		$(MAKE) -s -j$(JOBS) SRC_DIRS='$(patsubst %,$$(srcdir)/%,$(musl_dirs) ldso src/ldso src/setjmp)' \
+		LOBJS='$$(filter-out $(musl_unshared:%=obj/src/%.lo),$$(LIBC_OBJS:.o=.lo))' lib/libc.so >make.log 2>&1 && \
+		cp lib/libc.so $(abspath $@) || { cat *.log | tail -n 20; exit 1; }
+
+ipk: $(ipk_program) ## TARGET=: packages for opkg around that binary, without OpenWrt's SDK
 	@for p in rproxy luci-app-rproxy; do $(MAKE) -s --no-print-directory -C configs/openwrt/$$p \
 		TOPDIR=$(CURDIR)/configs/openwrt/ipk OUT=$(abspath $(dir $(BIN))) ARCH=$(OPENWRT_ARCH) \
-		PROGRAM=$(abspath $(BIN)) STAMP=$$(git log -1 --format=%ct 2>/dev/null || echo 0) ipk || \
+		PROGRAM=$(abspath $(ipk_program)) STAMP=$$(git log -1 --format=%ct 2>/dev/null || echo 0) ipk || \
 		exit; done
 
 help: ## this list

@@ -25,6 +25,10 @@ $(call row,riscv64,riscv64-linux-gnu,gcc-riscv64-linux-gnu,-Os,qemu-riscv64-stat
 $(call row,x86_64,x86_64-linux-gnu,gcc,-O2,qemu-x86_64-static)
 $(call row,i386,i686-linux-gnu,gcc-i686-linux-gnu,-Os -march=i586,qemu-i386-static)
 
+# OpenWrt's musl on the routers with the least flash.
+mips-ld := /lib/ld-musl-mips-sf.so.1
+mipsel-ld := /lib/ld-musl-mipsel-sf.so.1
+
 # The parts of musl that rproxy and its unit tests are made with, the files of them that are left
 # out, and those that the flags for small code suit: they run seldom and call the kernel through
 # others only.
@@ -38,6 +42,9 @@ musl_small := $(addprefix time/,__secs_to_tm __tz __year_to_secs) $(addprefix ne
 	resolvconf) $(addprefix stdio/,fflush fgets fread fwrite getdelim vasprintf vfprintf vsnprintf) \
 	$(addprefix passwd/,getgr_a getgrent getgrent_a getgrouplist getpw_a getpwent getpwent_a \
 	nscd_query) dirent/scandir internal/intscan internal/shgetc stdlib/qsort stdlib/strtol
+
+musl_unshared := internal/floatscan locale/strtod_l misc/openpty misc/forkpty stdlib/atof stdlib/ecvt stdlib/fcvt stdlib/gcvt \
+	stdlib/strtod stdlib/wcstod time/difftime
 
 # MIPS routers have no floating point at all, and Debian's libgcc for MIPS has no software for it:
 # only its arithmetic on 64-bit numbers is taken.
