@@ -30,7 +30,7 @@ need-fetch := ca-certificates xz-utils
 need-debug := gcc libc6-dev libcrypt-dev
 need-demo := nginx-light curl openssl python3 python3-websockets
 need-fuzz := clang-14 libclang-rt-14-dev
-need-check := $(need-demo) $(need-debug) python3-pytest python3-hypothesis python3-cryptography \
+need-check := $(need-demo) $(need-debug) python3-pytest python3-pytest-xdist python3-hypothesis python3-cryptography \
 	apache2-utils whois \
 	wget gnutls-bin clang-14 libclang-rt-14-dev clang-format-14 cppcheck binutils iproute2 procps busybox shellcheck \
 	chromium chromium-driver libmbedtls-dev libnss3-tools certbot pebble testssl.sh sslscan \
@@ -313,10 +313,13 @@ build/interop/%: tests/interop/%.c | build/.need-check
 clients := build/interop/brssl build/interop/mbedtls
 
 pytest = $(PYTHON) -m pytest -q -p no:cacheprovider
+# Most tests wait most of the time. The tests of a file stay together, and so what they share.
+WORKERS ?= 3
+parallel = -n $(WORKERS) --dist loadfile
 behaviour: build/rproxy-debug $(BIN) $(clients) build/.need-check ## the debug binary between real clients and backends
-	@RPROXY=$(CURDIR)/build/rproxy-debug $(pytest) $(TESTS) tests
+	@RPROXY=$(CURDIR)/build/rproxy-debug $(pytest) $(parallel) $(TESTS) tests
 behaviour-release: $(BIN) build/.need-check ## the quick part of it on the release binary
-	@RPROXY=$(CURDIR)/$(BIN) $(pytest) -m release tests
+	@RPROXY=$(CURDIR)/$(BIN) $(pytest) $(parallel) -m release tests
 interop: $(BIN) $(clients) build/.need-interop ## every TLS client there is, Java too
 	@RPROXY=$(CURDIR)/$(BIN) RP_INTEROP=1 $(pytest) tests/test_interop.py
 spec: build/.need-check ## what HTTP demands of a proxy, and the test that pins each demand

@@ -1,6 +1,7 @@
 """TERM: who was accepted gets a whole answer, nobody new is taken, and the end comes in time."""
 
 import os
+import pathlib
 import re
 import signal
 import socket
@@ -69,6 +70,8 @@ def test_a_request_that_is_on_its_way_is_answered(proxy, backend):
     client = p.client()
     assert client.ask().status == 200
     p.signal(signal.SIGSTOP)
+    stat = pathlib.Path(f"/proc/{p.process.pid}/stat")
+    wait_for(lambda: stat.read_text().rsplit(")", 1)[1].split()[0] == "T", "it to stand still")
     client.send(request("/2"))
     p.signal(signal.SIGTERM)
     p.signal(signal.SIGCONT)
