@@ -133,6 +133,8 @@ def named(net, proxy):
     """named(RULE, ..., option=value): a proxy in that network."""
     def make(*routes, **options):
         options.setdefault("expect", [TROUBLE, r"rproxy: .*\.test.*"])
+        if "args" not in options:  # a name that is found late is found
+            options.setdefault("connect_timeout", "30s")
         return proxy(*routes, under=net.under(), **options)
     return make
 
@@ -373,7 +375,7 @@ def test_names_are_resolved_in_a_jail(net, named, backend, tmp_path, jail):
     for folder in (tmp_path, root, *[f for f in conf.parents if root in f.parents]):
         folder.chmod(0o755)
     (tmp_path / "conf").symlink_to(conf)
-    lines = ["http 127.0.0.1:0", f"route b.test={b.url}",
+    lines = ["http 127.0.0.1:0", "connect-timeout 30s", f"route b.test={b.url}",
              "user 65534" if jail == "user" else f"chroot {root}"]
     conf.write_text("\n".join(lines) + "\n")
     for parent in tmp_path.parents:  # pytest closes them to others
