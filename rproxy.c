@@ -13698,7 +13698,9 @@ static int life_start(struct rp *rp, struct conf *cf)
 		return 1;
 	}
 	dns_confine(rp->dns, &jail);
-	if (life_pools(rp, cf) < 0 || life_take(rp, cf, &next) < 0) {
+	/* Signals before the pid file says whom to send them to. */
+	if ((sys_signals(&rp->signals) < 0 && life_fault(cf, NULL, "take signals", "") < 0) ||
+		life_pools(rp, cf) < 0 || life_take(rp, cf, &next) < 0) {
 		crt_drop(next.certs);
 		return 1;
 	}
@@ -13711,10 +13713,6 @@ static int life_start(struct rp *rp, struct conf *cf)
 		return 1;
 	crt_warn_expiry(rp->certs, sys_wall());
 	rp->warned_day = sys_wall() / 86400;
-	if (sys_signals(&rp->signals) < 0) {
-		(void)life_fault(cf, NULL, "take signals", "");
-		return 1;
-	}
 	life_greet(rp);
 	return 0;
 }

@@ -38,6 +38,7 @@ def test_who_waits_in_the_kernels_queue_is_served(proxy, backend):
     for client in waiting:
         answer = client.answer()
         assert (answer.status, answer.get("Connection")) == (200, "close")
+        client.close()
     assert p.wait() == 0
 
 
@@ -58,8 +59,10 @@ def test_a_new_connection_may_still_ask(proxy, backend, gate, certs, tls):
         Client.every.append(raw.sock)
     assert raw.ask().get("Connection") == "close"
     assert raw.rest() == b""
+    raw.close()
     gate.go.set()
     busy.rest()
+    busy.close()
     assert p.wait() == 0
 
 
@@ -77,6 +80,7 @@ def test_a_request_that_is_on_its_way_is_answered(proxy, backend):
     p.signal(signal.SIGCONT)
     answer = client.answer()
     assert (answer.status, answer.get("Connection")) == (200, "close")
+    client.close()
     assert p.wait() == 0
 
 
@@ -143,6 +147,7 @@ def test_hup_while_draining_opens_nothing(proxy, gate):
     time.sleep(0.2)
     assert not any("reload" in s for s in p.lines)
     gate.finish(client)
+    client.close()
     assert p.wait() == 0
 
 
@@ -221,6 +226,7 @@ def test_as_process_1(backend, gate):
         os.kill(first, signal.SIGTERM)
         wait_for(lambda: refuses(int(heard[1])), "the listener to be closed")
         gate.finish(client)
+        client.close()
         assert process.wait(PATIENCE) == 0
         reader.join(PATIENCE)
         assert not [s for s in lines if "Sanitizer" in s], lines

@@ -391,8 +391,6 @@ def test_without_descriptors_it_waits_and_says_so_once(proxy, backend, conf):
     p = proxy(args=conf(*good), expect=[RELOAD, WRONG, r"rproxy: can't accept: .*",
                                         r"rproxy: \d+ times more: can't accept.*",
                                         r"rproxy: .*rproxy\.conf.*", harness.TROUBLE])
-    assert p.ask().status == 200
-    wait_for(lambda: not p.pooled({backend.made[0].port}), "the idle connection to end", 8 * harness.SLOW)
     limit = max(map(int, p.descriptors())) + 1
     resource.prlimit(p.process.pid, resource.RLIMIT_NOFILE, (limit, 4096))
     waiting = [p.client() for _ in range(5)]
