@@ -12105,7 +12105,7 @@ static bool tx_names_self(const struct tx *t, const struct tx_ref *ref)
 														: NULL;
 	char host[RP_NAME_MAX + 3];
 	struct sl port;
-	size_t n = name ? hd_authority(sl_of(name), host, &port) : 0;
+	size_t n = name && ref->usual ? hd_authority(sl_of(name), host, &port) : 0;
 
 	for (size_t i = 0; n && i < t->cf->nroute; i++)
 		if (sl_is(sl_mk(host, n), t->cf->route[i]->host))

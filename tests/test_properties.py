@@ -386,7 +386,7 @@ def model_location(table, own, here, https, public, value):
             mode, mode)
         name = name and model_authority(name)
         public_already = name and any(name[0] == r[0] for r in table)
-        if name and not public_already and same(name[0], ref[0]) and (name[1] or usual) == port:
+        if name and usual and not public_already and same(name[0], ref[0]) and (name[1] or usual) == port:
             to = own
     if not to and usual and not targets[0].startswith("unix"):  # or by the visitor's name, its own port
         kind, _, where = targets[0].partition("://")
