@@ -5810,7 +5810,8 @@ static int crt_add(struct crt_set *set, const char *file, const char *key_file, 
 	if (!key_file)
 		key_file = file;
 	if (!br_skey_decoder_key_type(&p->key)) {
-		log_event(skip ? LOG_WARN : LOG_ERR, "%s: no private key in %s; %s", file, key_file,
+		log_event(skip ? LOG_WARN : LOG_ERR, "%s%s: no private key in %s; %s",
+				  skip ? "warning: " : "", file, key_file,
 				  skip ? "skipped" : "as PEM it may stand there or in another file: CHAIN,KEY");
 		r = skip ? 0 : -1;
 		goto out;
@@ -5839,8 +5840,8 @@ static int crt_add_option(struct crt_set *set, const char *arg)
 		missing = key;
 	bool had = missing && crt_had(set, chain, false);
 	if (missing)
-		log_event(had ? LOG_ERR : LOG_WARN, "%s: not there; it is taken up when it appears",
-				  missing);
+		log_event(had ? LOG_ERR : LOG_WARN, "%s%s: not there; it is taken up when it appears",
+				  had ? "" : "warning: ", missing);
 	int r = had ? -1 : missing ? 0 : crt_add(set, chain, key, false);
 	free(chain);
 	return r;
@@ -5946,8 +5947,8 @@ static int crt_add_dir(struct crt_set *set, const char *dir)
 	int n = scandir(dir, &list, NULL, alphasort);
 	if (n < 0) {
 		bool late = errno == ENOENT && !crt_had(set, dir, true);
-		log_event(late ? LOG_WARN : LOG_ERR, "%s: %s; a directory is expected", dir,
-				  strerror(errno));
+		log_event(late ? LOG_WARN : LOG_ERR, "%s%s: %s; a directory is expected",
+				  late ? "warning: " : "", dir, strerror(errno));
 		return late ? 0 : -1;
 	}
 	int whole = crt_add_named(set, dir, sl_of("")); /* certbot's live/NAME itself */
@@ -6102,13 +6103,13 @@ static void crt_warn_expiry(const struct crt_set *set, int64_t now)
 		int64_t left = c.not_after - now, life = c.not_after - c.not_before;
 		const char *file = set->pair[i]->file;
 		if (now < c.not_before)
-			log_event(LOG_WARN, "%s: the certificate for %.*s is not valid yet", file,
+			log_event(LOG_WARN, "warning: %s: the certificate for %.*s is not valid yet", file,
 					  (int)c.name.n, c.name.p);
 		else if (left < 0)
-			log_event(LOG_WARN, "%s: the certificate for %.*s expired %lld hours ago", file,
-					  (int)c.name.n, c.name.p, (long long)(-left / 3600));
+			log_event(LOG_WARN, "warning: %s: the certificate for %.*s expired %lld hours ago",
+					  file, (int)c.name.n, c.name.p, (long long)(-left / 3600));
 		else if (left < life / 4)
-			log_event(LOG_WARN, "%s: the certificate for %.*s expires in %lld hours", file,
+			log_event(LOG_WARN, "warning: %s: the certificate for %.*s expires in %lld hours", file,
 					  (int)c.name.n, c.name.p, (long long)(left / 3600));
 	}
 }
@@ -10065,7 +10066,7 @@ static struct gate_users *gate_read(const char *file)
 		const char *fault =
 			!colon || colon == l.n ? "it is not NAME:HASH" : gate_hash_fault(one->hash);
 		if (fault)
-			log_event(LOG_WARN, "%s:%u: this line can't be used: %s", file, line, fault);
+			log_event(LOG_WARN, "warning: %s:%u: this line can't be used: %s", file, line, fault);
 		else
 			u->n++;
 	}
@@ -13383,6 +13384,8 @@ static void life_warn_uncovered(const struct conf *cf, const struct crt_set *cer
 		struct sl host = sl_of(r->host);
 		if (r->kind == RT_TCP || r->plain || sl_is(host, "*"))
 			continue;
+		if (i && !cf->route[i - 1]->plain && strcmp(r->host, cf->route[i - 1]->host) == 0)
+			continue; /* said already: they are sorted */
 		if (!crt_any(certs, host))
 			log_event(LOG_WARN, "warning: no certificate covers %s: it is served over HTTP alone",
 					  r->host);

@@ -10,7 +10,7 @@ import socket
 
 import pytest
 
-from harness import PATIENCE, Client, run
+from harness import COMBINED, PATIENCE, ROOT, Client, run
 
 # A value for each option of the table and each setting of a rule; a new one needs a line here.
 OPTIONS = {
@@ -441,3 +441,36 @@ def test_each_setting_refuses_what_is_not_its_own():
             "a.test=http://x body-max=1x": "1x", "a.test=http://x allow=10.0.0.1/8": "10.0.0.0/8"}.items():
         err = refused("--http=80", "--route", rule)
         assert said in err and err.count("\n") == 1, (rule, err)
+
+
+# ==[ what README.md and configs/ show ]===========================================================
+
+README = (ROOT / "README.md").read_text()
+EXAMPLES = sorted((ROOT / "configs").glob("*.conf"))
+
+
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda p: p.name)
+def test_examples_are_right_and_the_ones_of_the_readme(path):
+    status, out, err = run("--check", "-c", path)
+    assert (status, out) == (0, ""), err
+    assert all("warning: " in s for s in err.splitlines()), err  # files that are not here
+    assert path.read_text() in README
+
+
+def test_every_route_of_the_readme_is_right(conf):
+    rules, block = set(), None
+    for line in README.splitlines():
+        fence = re.fullmatch(r" *```(\w*)", line)
+        if fence:
+            block = fence[1] if block is None else None
+        elif block == "" and line.strip().startswith("route ") and "=..." not in line:
+            rules.add(line.strip().replace("pin:HEX", "pin:" + 64 * "0"))
+    assert len(rules) > 12
+    for i, rule in enumerate(sorted(rules)):
+        status, _, err = run("-t", "-c", conf(f"http 80\n{rule}\n", f"{i}.conf"))
+        assert status == 0, err
+
+
+def test_the_readme_says_how_a_log_line_looks():
+    line = next(s for s in README.splitlines() if s.startswith("cloud.example.com 198.51"))
+    assert COMBINED.fullmatch(line)

@@ -553,7 +553,7 @@ def test_lines_that_cannot_be_used_are_said(proxy, tmp_path):
     path.write_text("# team\n\nann:{SHA}5en6G6MezRroT3XKqkdPOmY/BfQ=\nbob:plain\n"
                     "cyd:rqXexS6ZhobKA\ndan\n:x\neve:%s\n" % mkpasswd("yescrypt", "x"))
     p = proxy(f"app.test=status:204 auth={path}",
-              expect=[rf"rproxy: --route: {path}:[4-8]: this line can't be used: .*"])
+              expect=[rf"rproxy: --route: warning: {path}:[4-8]: this line can't be used: .*"])
     said = "\n".join(p.lines)
     for line in range(4, 9):
         assert f"{path}:{line}: " in said

@@ -64,6 +64,7 @@ class Memory:
         self.over.set()
         self.thread.join()
         self.grown = max(self.most, self.p.memory()) - self.before
+        print(f"resident memory grew by {self.grown >> 10} KB")
         if error[0] is None and not sanitized():
             assert self.grown < GROWTH, f"resident memory grew by {self.grown} bytes"
 
