@@ -36,7 +36,9 @@ def gate(backend):
 def conf(tmp_path):
     """conf(LINE, ...) writes the file; the arguments that name it."""
     def write(*lines):
-        (write.folder / "rproxy.conf").write_text("\n".join(map(str, lines)) + "\n")
+        new = write.folder / "rproxy.conf.new"
+        new.write_text("\n".join(map(str, lines)) + "\n")
+        new.rename(write.folder / "rproxy.conf")  # a HUP may be reading it: never half a file
         return ["-c", str(write.folder / "rproxy.conf")]
     write.folder = tmp_path
     return write

@@ -129,7 +129,9 @@ def test_a_proxy_that_does_nothing_stops_at_once(proxy):
 @pytest.fixture
 def conf(tmp_path):
     def write(*lines):
-        (tmp_path / "rproxy.conf").write_text("\n".join(lines) + "\n")
+        new = tmp_path / "rproxy.conf.new"
+        new.write_text("\n".join(lines) + "\n")
+        new.rename(tmp_path / "rproxy.conf")  # a HUP may be reading it: never half a file
         return ["-c", str(tmp_path / "rproxy.conf")]
     return write
 
