@@ -259,6 +259,8 @@ else
 fi
 
 if [[ ${DEMO:-} != once ]]; then
+	asked=
+	trap 'asked=1; echo' INT TERM
 	cat <<-TRY
 
 	${bold}Running until Ctrl-C.${off} Try it:
@@ -271,8 +273,6 @@ if [[ ${DEMO:-} != once ]]; then
 	once /etc/hosts has the line '127.0.0.1 $jellyfin $mattermost' (and build/demo/ca.pem is trusted,
 	or its warning is accepted).
 	TRY
-	asked=
-	trap 'asked=1; echo' INT TERM
 	while [[ -z $asked ]] && kill -0 "$rproxy" 2>/dev/null; do sleep 1; done
 	trap 'exit 130' INT TERM
 fi
