@@ -1,6 +1,7 @@
 """What a TLS handshake chooses, what is resumed, how records are cut, and how connections end."""
 
 import os
+import re
 import signal
 import socket
 import ssl
@@ -53,6 +54,19 @@ def both(proxy, backend, certs):
 def test_the_certificate_fits_what_the_client_offers(both, offer, shown):
     said = s_client(both, "-tls1_2", *offer)
     assert f"Cipher is ECDHE-{shown}-" in said, said
+
+
+def test_the_suite_is_the_one_that_the_processor_does_fast(both):
+    """Whatever the client's order: AES first where there are instructions for it that BearSSL
+    knows, else ChaCha20, which is several times faster than AES in plain code."""
+    flags = open("/proc/cpuinfo").read()
+    fast = "AES128-GCM-SHA256" if re.search(r"^flags\s*:.*\baes\b", flags, re.M) or \
+        re.search(r"POWER([89]|1\d)", flags) else "CHACHA20-POLY1305"
+    names = [f"ECDHE-ECDSA-{s}" for s in ("AES256-GCM-SHA384", "CHACHA20-POLY1305",
+                                          "AES128-GCM-SHA256")]
+    for order in (names, names[::-1], names[1:] + names[:1]):
+        said = s_client(both, "-tls1_2", "-cipher", ":".join(order))
+        assert f"Cipher is ECDHE-ECDSA-{fast}" in said, said
 
 
 @pytest.mark.release
@@ -213,7 +227,7 @@ def test_records_are_small_at_first_then_full_then_small_again(proxy, backend, c
             sent += lengths[first]
             first += 1
         assert max(lengths) == 16384
-        assert len(lengths) < first + 1.7 * (size - sent) / 16384, lengths
+        assert len(lengths) < first + 3 * (size - sent) / 16384, lengths  # most of them are full
         time.sleep(1.1)  # a silence: what is pinned here
     assert max(sizes()[:4]) <= 4096
 
