@@ -7889,10 +7889,16 @@ static inline bool net_io(struct rp *rp, struct conn *c, bool want)
 	return (c->tls || c->ready || buf_len(&c->out)) && net_io_now(rp, c, want);
 }
 
-/* What to ask poll() for. want: the owner would take more bytes. */
+/* May more be read? want: the owner would take it. */
+static bool net_hungry(const struct conn *c, bool want)
+{
+	return want && !c->eof && (!c->in.p || c->in.w < c->in.cap || c->in.r > c->in.cap / 4);
+}
+
+/* What to ask poll() for. */
 static short net_interest(const struct conn *c, bool want)
 {
-	bool room = want && !c->eof && (!c->in.p || c->in.w < c->in.cap || c->in.r > c->in.cap / 4);
+	bool room = net_hungry(c, want);
 
 	if (c->phase == CP_CONNECT)
 		return POLLOUT;
@@ -7904,7 +7910,7 @@ static short net_interest(const struct conn *c, bool want)
 /* Is there something to do that poll() can't know? */
 static bool net_eager(const struct conn *c, bool want)
 {
-	return c->again || (want && c->tls && !c->eof && tls_pending(c->tls));
+	return c->again || (c->tls && net_hungry(c, want) && tls_pending(c->tls));
 }
 
 /* Has everything that was said left this process? */
@@ -12734,12 +12740,22 @@ RP_OFTEN
 
 /* ---- FLUSH ---- */
 
+/* Is this the last request of its connection? What was asked before its end is still answered. */
+static bool tx_closes(const struct rp *rp, const struct tx *t)
+{
+	uint32_t head = t->m.head_gone || !t->req.whole || t->m.tcp ? 0 : t->req.size;
+
+	return t->m.close || rp->draining || (t->c->eof && buf_len(&t->c->in) <= head);
+}
+
 static bool tx_flush(struct rp *rp, struct tx *t)
 {
 	struct conn *c = t->c;
 
 	if (net_said(c)) {
-		return tx_go(t, TX_DEAD);
+		if (!c->tls || c->shut || t->m.cut || !tx_closes(rp, t))
+			return tx_go(t, TX_DEAD);
+		net_bye(c); /* RFC 9112 9.8: the end is said, and it may have to wait as all that is said */
 	}
 	return net_io(rp, c, false);
 }
@@ -12891,7 +12907,7 @@ static uint64_t tx_due(const struct rp *rp, struct tx *t)
 static void tx_end(struct rp *rp, struct tx *t)
 {
 	struct conn *c = t->c;
-	bool close = t->m.close || rp->draining;
+	bool close = tx_closes(rp, t);
 	bool until_close = t->m.answered && !t->m.down.chunk &&
 					   (t->m.down.fr.kind == FR_CLOSE || t->m.down.fr.kind == FR_CHUNKED);
 	/* It said that it has no more to say, and has kept its word so far. */
@@ -12902,7 +12918,6 @@ static void tx_end(struct rp *rp, struct tx *t)
 	bool cut = t->m.cut, hangup = cut && !net_said(c);
 
 	tx_done(rp, t);
-	close |= c->eof && !buf_len(&c->in); /* what it asked before its end is still answered */
 	if (reset || hangup || (close && silent && sys_peek(c->fd) <= 0)) {
 		if (reset)
 			sys_reset(c->fd);

@@ -15,6 +15,7 @@
 #include "../rproxy.c"
 
 #include "sim_world.h"
+#include "strict.h"
 
 /* Bodies that a story's slowest link can carry in a bounded number of turns. */
 static uint32_t most_of(const struct client *c)
@@ -55,10 +56,12 @@ static void stale_connections(void)
 	world_play(NULL);
 }
 
-/* A backend that says its answer before it has the upload, and then goes. */
+/* A backend that says its answer before it has the upload, and then goes: a reset, since it leaves
+ * bytes unread. The answer arrives, unless that reset took it away, or was the end that it needs. */
 static void early_answers(void)
 {
 	world_weather();
+	sim.kept = sim_rand(2);
 	for (unsigned k = 1 + sim_rand(4); k; k--) {
 		struct client *c = client_add(1 + sim_rand(2));
 		for (unsigned i = 0; i < c->nask; i++) {
@@ -67,8 +70,9 @@ static void early_answers(void)
 			a->body = sim_rand(2) ? W_LENGTH : W_CHUNKED;
 			a->body_len = sim_rand(most_of(c));
 			a->code = 413;
+			a->ans = sim.kept ? (enum wire_framing)(1 + sim_rand(2)) : a->ans;
 			a->early = a->up_close = true;
-			a->may = MAY_502 | MAY_CUT; /* its reset may overtake its answer */
+			a->may = sim.kept ? 0 : MAY_502 | MAY_CUT;
 		}
 		client_write(c);
 	}
@@ -80,7 +84,7 @@ static void uploads_too_big(void)
 {
 	world_weather();
 	world.wnd = 65536;
-	world_argv[world_argc - 1] = "h.test=http://127.0.0.1:9001 body-max=1000";
+	world_argv[WORLD_ROUTE] = "h.test=http://127.0.0.1:9001 body-max=1000";
 	for (unsigned k = 1 + sim_rand(4); k; k--) {
 		struct client *c = client_add(2);
 		c->piece = 2000 + sim_rand(30000);
@@ -93,7 +97,6 @@ static void uploads_too_big(void)
 		client_write(c);
 	}
 	world_play(NULL);
-	world_argv[world_argc - 1] = "h.test=http://127.0.0.1:9001";
 }
 
 /* Clients that close, half-close or reset anywhere. What was asked before a half-close is answered.
@@ -144,7 +147,6 @@ static void clients_stall(void)
 		c->give_up = SIM_START + 200000;
 	}
 	world_play(NULL);
-	world_argv[WORLD_HEAD_TIMEOUT] = "60s";
 }
 
 /* Backends that stay silent, break off or stop reading: 502 or 504, and never a whole-looking
@@ -195,10 +197,9 @@ static void dials_fail(void)
 	world.refuse = (uint8_t)sim_rand(256);
 	world.hole = (uint8_t)(sim_rand(2) ? sim_rand(100) : 0);
 	if (sim_rand(2))
-		world_argv[world_argc - 1] = "h.test=http://127.0.0.1:9001,http://127.0.0.1:9002";
+		world_argv[WORLD_ROUTE] = "h.test=http://127.0.0.1:9001,http://127.0.0.1:9002";
 	any_clients(5, 4, MAY_502 | MAY_504);
 	world_play(NULL);
-	world_argv[world_argc - 1] = "h.test=http://127.0.0.1:9001";
 }
 
 /* Descriptors run out, when accepting and when dialling. */
@@ -216,6 +217,8 @@ static void descriptors_end(void)
 static void tunnels(void)
 {
 	world_weather();
+	world.tls = sim_rand(2);
+	world_argv[WORLD_ROUTE] = "h.test=http://127.0.0.1:9001 plain";
 	for (unsigned k = 1 + sim_rand(4); k; k--) {
 		struct client *c = client_add(1 + sim_rand(2));
 		struct ask *a = &c->ask[c->nask - 1];
@@ -226,6 +229,101 @@ static void tunnels(void)
 	world_play(NULL);
 }
 
+/* Tunnels that the backend ends, having said what it had to say: all of it arrives. */
+static void tunnels_ended(void)
+{
+	world_weather();
+	world.tls = sim_rand(2);
+	world_argv[WORLD_ROUTE] = "h.test=http://127.0.0.1:9001 plain";
+	sim.kept = true; /* the proxy's last bytes are not lost to a reset that comes behind them */
+	for (unsigned k = 1 + sim_rand(3); k; k--) {
+		struct client *c = client_add(1);
+		c->ask[0].upgrade = true;
+		c->ask[0].ans_len = 1 + sim_rand(most_of(c));
+		c->ask[0].body_len = sim_rand(most_of(c));
+		c->ask[0].said = true;
+		client_write(c);
+	}
+	world_play(NULL);
+}
+
+/* The same asks as in exchanges, by TLS and not. */
+static void exchanges_by_tls(void)
+{
+	world_weather();
+	world.tls = true;
+	world_argv[WORLD_ROUTE] = "h.test=http://127.0.0.1:9001 plain";
+	any_clients(4, 5, 0);
+	world_play(NULL);
+}
+
+/* Readers of some bytes at a time are never cut, however long it takes; the others don't feel it. */
+static void slow_readers(void)
+{
+	world_weather();
+	world.tls = sim_rand(2);
+	world_argv[WORLD_ROUTE] = "h.test=http://127.0.0.1:9001 plain";
+	for (unsigned k = 1 + sim_rand(3); k; k--) {
+		struct client *c = client_add(1);
+		/* A TLS client takes a record from TCP when it has read the one before. */
+		c->sip = c->tls ? 4000 : 50 + sim_rand(500);
+		c->sip_pace = 1 + sim_rand(300);
+		c->give_up = SIM_START + 3000000;
+		for (unsigned i = 0; i < c->nask; i++) {
+			c->ask[i].ans = (enum wire_framing)(1 + sim_rand(3));
+			c->ask[i].ans_len = sim_rand((uint32_t)(c->sip < 600 ? c->sip * 100 : 60000));
+		}
+		client_write(c);
+	}
+	any_clients(2, 4, 0);
+	world_play(NULL);
+}
+
+/* Interim answers: as many as are allowed arrive before the final one; one more is a fault of the
+ * backend's. */
+static void interim_floods(void)
+{
+	world_weather();
+	for (unsigned k = 1 + sim_rand(4); k; k--) {
+		struct client *c = client_add(1 + sim_rand(3));
+		for (unsigned i = 0; i < c->nask; i++) {
+			ask_any(&c->ask[i], 300);
+			c->ask[i].interims = sim_rand(20);
+			if (c->ask[i].interims > RP_INTERIM_MAX) {
+				c->ask[i].fate = FATE_FLOOD;
+				c->ask[i].may = MAY_502;
+			}
+		}
+		client_write(c);
+	}
+	world_play(NULL);
+}
+
+/* Any connection may break at any call, any call may find the machine out of something: every client
+ * is answered or sees that it is not, and nothing is lost or served wrong. */
+static void anything_breaks(void)
+{
+	world_weather();
+	sim.f.snap = (uint8_t)sim_rand(256);
+	sim.f.no_socket = (uint8_t)sim_rand(30);
+	sim.f.no_accept = (uint8_t)sim_rand(60);
+	sim.f.no_connect = (uint8_t)sim_rand(30);
+	if (sim_rand(2))
+		world_argv[WORLD_ROUTE] = "h.test=http://127.0.0.1:9001,http://127.0.0.1:9002";
+	any_clients(6, 6, MAY_502 | MAY_503 | MAY_504 | MAY_CUT | MAY_NONE);
+	world_play(NULL);
+}
+
+/* Memory that ends in the middle of the start: it says so, and gives back what it had. */
+static void memory_ends(void)
+{
+	world_argv[WORLD_ROUTE] = "h.test=http://127.0.0.1:9001,http://127.0.0.1:9002";
+	sim.alloc_left = (long)world.story_seed % 400;
+	client_write(client_add(2));
+	world_play(NULL);
+}
+
+/* A change of the configuration, and whether it can be made. */
 static void turn_reload(struct rp *rp)
 {
 	static char *const routes[] = {"h.test=http://127.0.0.1:9001", "h.test=http://127.0.0.1:9002",
@@ -235,8 +333,14 @@ static void turn_reload(struct rp *rp)
 	if (!sim_odds(20))
 		return;
 	unsigned pick = sim_rand(4);
-	world_argv[world_argc - 1] = routes[pick];
-	if (rp_reload(rp) != (pick == 3 ? -1 : 0))
+	bool busy = pick < 3 && sim_odds(40), poor = sim_odds(60);
+	world_argv[WORLD_ROUTE] = routes[pick];
+	world_argv[WORLD_STATUS] = busy ? "127.0.0.1:7777" : "127.0.0.1:8081";
+	sim.busy_port = 7777;
+	sim.alloc_left = poor ? (long)sim_rand(300) : -1;
+	int got = rp_reload(rp);
+	sim.alloc_left = -1;
+	if (got == 0 ? busy || pick == 3 : !busy && !poor && pick != 3)
 		wrong("a reload of \"%s\" gives the wrong verdict", routes[pick]);
 }
 
@@ -246,7 +350,6 @@ static void reloads(void)
 	world_weather();
 	any_clients(6, 6, 0);
 	world_play(turn_reload);
-	world_argv[world_argc - 1] = "h.test=http://127.0.0.1:9001";
 }
 
 static void turn_drain(struct rp *rp)
@@ -266,26 +369,39 @@ static void drains(void)
 /* ---- broken bytes: what reaches a backend was said by the letter ---- */
 
 static struct {
-	struct wire w[64];
+	struct st_msg m[64];
 	unsigned n;
 } strict;
 
 static bool strict_known(const struct wire *w)
 {
 	for (unsigned i = 0; i < strict.n; i++) {
-		const struct wire *k = &strict.w[i];
-		if (!strcmp(k->method, w->method) && !strcmp(k->target, w->target) &&
-			k->nbody == w->nbody && (!k->nbody || !memcmp(k->body, w->body, k->nbody)))
+		const struct st_msg *m = &strict.m[i];
+		if (st_is(m->method, w->method) && st_path_is(m, st_text(w->target)) &&
+			m->nbody == w->nbody && (!w->nbody || !memcmp(m->body, w->body, w->nbody)))
 			return true;
 	}
 	return false;
+}
+
+/* What the bytes ask for by the letter. */
+static void strict_take(struct st bytes)
+{
+	for (strict.n = 0; strict.n < 60; strict.n++) {
+		struct st_msg *m = &strict.m[strict.n];
+		st_free(m);
+		st_read(bytes, 0, m);
+		if (m->all != ST_WHOLE)
+			break;
+		bytes.p += m->nall;
+		bytes.n -= m->nall;
+	}
 }
 
 /* A byte or some of a good stream of requests changed, left out or doubled. */
 static void broken_bytes(void)
 {
 	static const char odd[] = "\r\n\t :;,0a\0\x7f\xff";
-	ptrdiff_t n;
 
 	world_weather();
 	struct client *c = client_add(1 + sim_rand(4));
@@ -311,15 +427,7 @@ static void broken_bytes(void)
 	}
 	c->pipelined = true;
 	c->fin_at = c->n;
-	strict.n = 0;
-	for (size_t at = 0; strict.n < 60; at += (size_t)n) {
-		while (c->n - at > 2 && !memcmp(c->bytes + at, "\r\n", 2))
-			at += 2;
-		n = wire_read(c->bytes + at, c->n - at, false, false, false, &strict.w[strict.n]);
-		if (n <= 0)
-			break;
-		strict.n++;
-	}
+	strict_take((struct st){c->bytes, c->n});
 	world.known = strict_known;
 	world_play(NULL);
 }
@@ -358,6 +466,7 @@ static void crowd(void)
 int main(void)
 {
 	STORY(exchanges, 200);
+	STORY(exchanges_by_tls, 30);
 	STORY(stale_connections, 200);
 	STORY(early_answers, 200);
 	STORY(uploads_too_big, 100);
@@ -368,6 +477,11 @@ int main(void)
 	STORY(dials_fail, 200);
 	STORY(descriptors_end, 200);
 	STORY(tunnels, 200);
+	STORY(tunnels_ended, 100);
+	STORY(slow_readers, 40);
+	STORY(interim_floods, 100);
+	STORY(anything_breaks, 300);
+	STORY(memory_ends, 400);
 	STORY(reloads, 200);
 	STORY(drains, 200);
 	STORY(broken_bytes, 500);

@@ -58,7 +58,9 @@ struct sim_faults {
 	uint8_t hold;				  /* an event is reported only at a later poll */
 	uint8_t ghost;				  /* an event that is none */
 	uint8_t early;				  /* poll returns 0 before the time is up, as after a signal */
-	uint8_t no_socket, no_accept; /* EMFILE, ENFILE, ECONNABORTED ... */
+	uint8_t no_socket, no_accept; /* EMFILE, ENFILE, ENOBUFS, ECONNABORTED ... */
+	uint8_t no_connect;			  /* EADDRNOTAVAIL, ENETUNREACH, ENOBUFS ... at once */
+	uint8_t snap;				  /* the connection breaks in the middle of a call: in 1/65536 */
 	uint8_t late_clock;			  /* a turn takes a few ms */
 	uint8_t wall_jump;			  /* the wall clock jumps */
 };
@@ -82,6 +84,7 @@ static struct {
 	uint64_t calls; /* reads, writes and accepts */
 	uint64_t polls, datagrams;
 	bool stuck;		   /* nothing will ever happen again */
+	bool kept;		   /* what was sent before a reset is not lost */
 	const char *wrong; /* a misuse of the system, the first one */
 } sim;
 
@@ -223,7 +226,7 @@ static void sim_far_reset(struct sim_conn *c)
 		return;
 	sim_trace("far end of port %u resets", c->port);
 	c->far_closed = c->in_rst = true;
-	if (sim_odds(64))
+	if (!sim.kept && sim_odds(64))
 		c->in.r = c->in.w = 0;
 	sim.moved++;
 }
@@ -246,7 +249,7 @@ static void sim_far_close(struct sim_conn *c)
 static void sim_near_reset(struct sim_conn *c)
 {
 	c->out_rst = true;
-	if (sim_odds(128))
+	if (!sim.kept && sim_odds(128))
 		c->out.r = c->out.w = 0;
 	sim.moved++;
 }
@@ -256,6 +259,8 @@ static size_t sim_far_send(struct sim_conn *c, const void *p, size_t n)
 {
 	size_t room = c->in_room > sim_q_len(&c->in) ? c->in_room - sim_q_len(&c->in) : 0;
 
+	if (c->in_fin) /* behind its own end: a TLS engine may still want to say goodbye */
+		return n;
 	if (c->near_closed && n) {
 		sim_near_reset(c);
 		return n;
@@ -341,6 +346,10 @@ static struct sim_conn *sim_stream(int fd)
 	if (sim_odds(sim.f.again)) {
 		errno = EAGAIN;
 		return NULL;
+	}
+	if (sim_odds(sim.f.snap) && sim_odds(1) && !f->c->far_closed) {
+		sim_far_reset(f->c);
+		f->c->told = sim_rand(2); /* perhaps this call does not tell */
 	}
 	return f->c;
 }
@@ -437,7 +446,8 @@ static int sys_socket(int family)
 {
 	(void)family;
 	if (sim_odds(sim.f.no_socket)) {
-		errno = sim_odds(128) ? EMFILE : ENFILE;
+		static const int odd[] = {EMFILE, ENFILE, ENOBUFS, ENOMEM};
+		errno = odd[sim_rand(4)];
 		return -1;
 	}
 	return sim_fd_new(SIM_SOCKET, NULL);
@@ -509,6 +519,11 @@ static int sys_connect(int fd, const struct sockaddr *sa, socklen_t len)
 	struct sim_fd *f = sim_fd_of(fd);
 
 	(void)len;
+	if (sim_odds(sim.f.no_connect)) {
+		static const int odd[] = {EADDRNOTAVAIL, ENETUNREACH, EHOSTUNREACH, ENOBUFS, EPERM, EAGAIN};
+		errno = odd[sim_rand(6)];
+		return -1;
+	}
 	f->kind = SIM_STREAM;
 	f->c = sim_conn_new(sim_port(sa), NULL);
 	f->c->connecting = true;

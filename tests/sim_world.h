@@ -205,7 +205,7 @@ enum {
 	MAY_NONE = 128 /* no answer at all */
 };
 
-enum fate { FATE_WELL, FATE_SILENT, FATE_RESET, FATE_CLOSE, FATE_STALL };
+enum fate { FATE_WELL, FATE_SILENT, FATE_RESET, FATE_CLOSE, FATE_STALL, FATE_FLOOD };
 
 struct ask {
 	const char *method;
@@ -216,6 +216,7 @@ struct ask {
 	bool old, close, up_close; /* HTTP/1.0; the client, the backend says "close" */
 	bool early;				   /* answered when its head is there */
 	bool upgrade;			   /* 101, then an echo of body_len bytes */
+	bool said;				   /* 101, then ans_len bytes and the end, whatever the client says */
 	enum fate fate;			   /* of the answer, after fate_at bytes of it */
 	size_t fate_at;
 	uint64_t delay;		   /* ms before the answer */
@@ -224,6 +225,8 @@ struct ask {
 	int got;			   /* status that the client saw, 0: none */
 	bool cut;
 };
+
+struct sim_tls;
 
 struct client {
 	struct sim_conn *c; /* borrows */
@@ -235,19 +238,25 @@ struct client {
 	size_t piece;							  /* bytes at once, at most */
 	uint64_t pace;							  /* ms between pieces, at most */
 	uint64_t at, start, give_up;
-	bool pipelined, gone, reset, eof, last, tunnel;
+	size_t sip;				   /* it reads so many bytes at once, at most */
+	uint64_t sip_pace, sip_at; /* ms between two sips, at most; the next one */
+	bool pipelined, gone, reset, eof, tunnel;
+	bool last;			 /* the answer that came is the last one */
+	bool goodbye;		 /* and it said so */
+	struct sim_tls *tls; /* owns: its engine, NULL without TLS */
 };
 
 struct server {
 	struct sim_conn *c; /* borrows */
 	struct ask *ask;	/* borrows: the one that is being answered */
 	struct server *next;
-	uint8_t *got, *ans; /* owns */
+	uint8_t *got, *ans; /* owns; of a tunnel, ans is what it sends in all */
 	size_t ngot, parsed, nans, sent, rx, die_at;
 	enum fate die;
 	size_t rst_rx; /* it resets after so many bytes received */
 	uint64_t at;
 	bool counted, tunnel, dead, stall, bye, stale;
+	size_t heard; /* bytes of a tunnel that it took and did not echo */
 };
 
 static struct {
@@ -258,6 +267,7 @@ static struct {
 	unsigned dials;
 	uint8_t lazy;	  /* odds that a far end lets a moment pass, in 1/256 */
 	uint8_t stale;	  /* odds that a kept backend connection is dead at its second request */
+	bool tls;		  /* clients come by TLS, half of them */
 	uint8_t refuse;	  /* odds that a dial is refused */
 	uint8_t hole;	  /* odds that a dial gets no answer */
 	uint64_t dial_ms; /* a dial takes this long at most */
@@ -355,6 +365,146 @@ static unsigned token_of(const struct ask *a)
 	return (unsigned)(a - world.ask);
 }
 
+/* ---- TLS of a client: BearSSL's own ---- */
+
+struct sim_tls {
+	br_ssl_client_context c;
+	br_x509_knownkey_context known;
+	br_x509_minimal_context unused;
+	unsigned char buffer[BR_SSL_BUFSIZE_BIDI];
+};
+
+/* The server's key, the same in every run; its certificate says nothing that anybody reads. */
+static struct {
+	br_ec_private_key sk;
+	br_ec_public_key pk;
+	uint8_t d[BR_EC_KBUF_PRIV_MAX_SIZE], q[BR_EC_KBUF_PUB_MAX_SIZE];
+} world_key;
+
+static void world_key_make(void)
+{
+	br_hmac_drbg_context rng;
+
+	if (world_key.sk.xlen)
+		return;
+	br_hmac_drbg_init(&rng, &br_sha256_vtable, "sim", 3);
+	br_ec_keygen(&rng.vtable, br_ec_get_default(), &world_key.sk, world_key.d, BR_EC_secp256r1);
+	br_ec_compute_pub(br_ec_get_default(), &world_key.pk, world_key.q, &world_key.sk);
+}
+
+static struct crt_set *world_cert(void)
+{
+	static const char san[] = "\x82\x06"
+							  "h.test";
+	static unsigned char der[] = {0x30, 0};
+	struct crt_set *set = calloc(1, sizeof *set);
+	struct crt_pair *p = calloc(1, sizeof *p);
+
+	if (!set || !p || !(set->pair = calloc(1, sizeof *set->pair)))
+		abort();
+	world_key_make();
+	p->ee.san = sl_mk(san, sizeof san - 1);
+	p->ee.not_after = INT64_MAX;
+	p->chain[0] = (br_x509_certificate){der, sizeof der};
+	p->nchain = 1;
+	p->key.key.ec = world_key.sk;
+	p->key.key_type = BR_KEYTYPE_EC;
+	set->pair[0] = p;
+	set->npair = 1;
+	set->holds = 1;
+	return set;
+}
+
+static void client_tls(struct client *c)
+{
+	struct sim_tls *t = c->tls = calloc(1, sizeof *t);
+	uint32_t seed = sim_rand(0x7fffffff);
+
+	if (!t)
+		abort();
+	world_key_make();
+	br_ssl_client_init_full(&t->c, &t->unused, NULL, 0);
+	br_x509_knownkey_init_ec(&t->known, &world_key.pk, BR_KEYTYPE_KEYX | BR_KEYTYPE_SIGN);
+	br_ssl_engine_set_x509(&t->c.eng, &t->known.vtable);
+	br_ssl_engine_set_buffer(&t->c.eng, t->buffer, sizeof t->buffer, 1);
+	br_ssl_engine_inject_entropy(&t->c.eng, &seed, sizeof seed);
+	t->c.eng.rng_os_rand_done = 1; /* the same seed, the same run */
+	if (!br_ssl_client_reset(&t->c, "h.test", 0))
+		abort();
+}
+
+/* Moves ciphertext both ways, at most `most` bytes from the proxy. */
+static void client_pump(struct client *c, size_t most)
+{
+	br_ssl_engine_context *e = &c->tls->c.eng;
+	uint8_t *p;
+	size_t n;
+
+	for (bool more = true; more;) {
+		more = false;
+		if ((p = br_ssl_engine_sendrec_buf(e, &n)) && (n = sim_far_send(c->c, p, n))) {
+			br_ssl_engine_sendrec_ack(e, n);
+			more = true;
+		}
+		if (most && (p = br_ssl_engine_recvrec_buf(e, &n)) &&
+			(n = sim_q_get(&c->c->out, p, n < most ? n : most))) {
+			br_ssl_engine_recvrec_ack(e, n);
+			most -= n;
+			more = true;
+		}
+	}
+}
+
+/* Sends what fits; returns how much. */
+static size_t client_send(struct client *c, const uint8_t *bytes, size_t n)
+{
+	size_t room;
+	uint8_t *p;
+
+	if (!c->tls)
+		return sim_far_send(c->c, bytes, n);
+	client_pump(c, 0);
+	if (!(p = br_ssl_engine_sendapp_buf(&c->tls->c.eng, &room)))
+		return 0;
+	n = n < room ? n : room;
+	memcpy(p, bytes, n);
+	br_ssl_engine_sendapp_ack(&c->tls->c.eng, n);
+	br_ssl_engine_flush(&c->tls->c.eng, 0);
+	client_pump(c, 0);
+	return n;
+}
+
+/* Takes at most n bytes; sets eof and reset when nothing more will come. */
+static size_t client_take(struct client *c, uint8_t *to, size_t n)
+{
+	size_t have, got = 0;
+	uint8_t *p;
+
+	if (!c->tls) {
+		got = sim_q_get(&c->c->out, to, n);
+	} else {
+		br_ssl_engine_context *e = &c->tls->c.eng;
+		client_pump(c, n);
+		while (got < n && (p = br_ssl_engine_recvapp_buf(e, &have))) {
+			have = have < n - got ? have : n - got;
+			memcpy(to + got, p, have);
+			br_ssl_engine_recvapp_ack(e, have);
+			got += have;
+			client_pump(c, n);
+		}
+		if (br_ssl_engine_last_error(e))
+			wrong("a client's TLS fails: %d", br_ssl_engine_last_error(e));
+		if (br_ssl_engine_recvapp_buf(e, &have))
+			return got;
+		c->eof = e->shutdown_recv;
+	}
+	if (!sim_q_len(&c->c->out)) {
+		c->eof |= !c->tls && c->c->out_fin;
+		c->reset = !c->eof && (c->c->out_rst || c->c->out_fin);
+	}
+	return got;
+}
+
 /* ---- making a story ---- */
 
 #define WORLD_ASKS 1000 /* of a story whose first client has fewer */
@@ -370,7 +520,9 @@ static struct client *client_add(unsigned n)
 	if (!world.ask)
 		abort();
 	*c = (struct client){.ask = &world.ask[world.nask], .nask = n, .piece = 1u << sim_rand(16)};
-	c->fin_at = c->rst_at = c->stall_at = c->stop_at = SIZE_MAX;
+	c->fin_at = c->rst_at = c->stall_at = c->stop_at = c->sip = SIZE_MAX;
+	if (world.tls && sim_rand(2))
+		client_tls(c);
 	c->pace = sim_rand(3) ? 0 : sim_rand(30);
 	c->start = SIM_START + sim_rand(100);
 	c->give_up = SIM_START + 300000;
@@ -448,6 +600,10 @@ static void server_answer(struct server *s, struct ask *a)
 			 "Upgrade: websocket\r\nX-Token: %u\r\n\r\n",
 			 token_of(a));
 		s->tunnel = true;
+		if (a->said) {
+			put_body(&s->ans, &s->nans, token_of(a), W_LENGTH, a->ans_len);
+			s->bye = true;
+		}
 	} else {
 		putf(&s->ans, &s->nans, "HTTP/1.1 %d Fine\r\nX-Token: %u\r\n", a->code, token_of(a));
 		if (a->ans == W_LENGTH)
@@ -461,7 +617,7 @@ static void server_answer(struct server *s, struct ask *a)
 			put_body(&s->ans, &s->nans, token_of(a), a->ans, a->ans_len);
 		s->bye = a->up_close || (a->ans == W_CLOSE && strcmp(a->method, "HEAD") != 0);
 	}
-	if (a->fate != FATE_WELL) {
+	if (a->fate != FATE_WELL && a->fate != FATE_FLOOD) {
 		bool whole = from + a->fate_at >= s->nans;
 		s->die_at = whole ? s->nans : from + a->fate_at;
 		/* Who stalls behind his answer is well as far as anybody can tell; the next request on
@@ -547,8 +703,10 @@ static uint64_t server_run(struct server *s)
 		goto dead;
 	}
 	s->rx += n;
-	if (s->tunnel)
+	if (s->tunnel && !s->bye)
 		put(&s->ans, &s->nans, chunk, n);
+	else if (s->tunnel)
+		s->heard += n;
 	else
 		put(&s->got, &s->ngot, chunk, n);
 	if (!s->tunnel && !s->stall && s->parsed < s->ngot && s->sent == s->nans && !s->bye &&
@@ -636,6 +794,7 @@ static void client_judge(struct client *c, struct ask *a, const struct wire *w, 
 	if (a->cut && !(a->may & MAY_CUT))
 		wrong("token %u: its answer broke off after %zu of %zu bytes", token, w->nbody, len);
 	c->last = w->close || a->cut || w->framing == W_CLOSE;
+	c->goodbye = w->close || w->framing == W_CLOSE || (a->cut && c->eof);
 }
 
 /* Takes whole answers off what has come; at the end what is not whole as well. */
@@ -643,7 +802,8 @@ static void client_parse(struct client *c)
 {
 	static struct wire w;
 
-	while (c->done < c->nask && !c->tunnel) {
+	/* With `known` nobody says what is right, but what reaches a backend must have been asked for. */
+	while (c->done < c->nask && !c->tunnel && !world.known) {
 		struct ask *a = &c->ask[c->done];
 		bool over = c->eof || c->reset;
 		ptrdiff_t n = wire_read(c->got + c->parsed, c->ngot - c->parsed, true,
@@ -675,12 +835,12 @@ static void client_parse(struct client *c)
 static void client_tunnel(struct client *c)
 {
 	const struct ask *a = &c->ask[c->done - 1];
-	size_t n = c->ngot - c->parsed;
+	size_t n = c->ngot - c->parsed, len = a->said ? a->ans_len : a->body_len;
 
-	if (n > a->body_len || !matches(token_of(a), c->got + c->parsed, n))
+	if (n > len || !matches(token_of(a), c->got + c->parsed, n))
 		wrong("token %u: the tunnel's bytes came changed", token_of(a));
-	else if (c->eof && n != a->body_len && !(a->may & MAY_CUT))
-		wrong("token %u: the tunnel ended after %zu of %zu bytes", token_of(a), n, a->body_len);
+	else if ((c->eof || a->said) && n != len && !(a->may & MAY_CUT))
+		wrong("token %u: the tunnel ended after %zu of %zu bytes", token_of(a), n, len);
 }
 
 static void client_leave(struct client *c)
@@ -691,9 +851,9 @@ static void client_leave(struct client *c)
 	if (c->tunnel)
 		client_tunnel(c);
 	/* Behind the answer that was the last, the others are never looked at. */
-	for (unsigned i = c->done; i < c->nask; i++) {
+	for (unsigned i = c->done; i < c->nask && !world.known; i++) {
 		struct ask *a = &c->ask[i];
-		if (c->last && a->heads && !world.known)
+		if (c->goodbye && a->heads)
 			wrong("token %u reached a backend behind the last answer", token_of(a));
 		if (!c->last && i == c->done && !(a->may & MAY_NONE) && !a->got && c->sent)
 			wrong("token %u (%s) got no answer%s%s", token_of(a), a->method,
@@ -726,11 +886,11 @@ static uint64_t client_run(struct client *c)
 	if (c->gone || sim.now < c->start)
 		return c->gone ? SIM_NEVER : c->start;
 	if (!c->c) {
-		c->c = sim_conn_new(8080, c);
+		c->c = sim_conn_new(c->tls ? 8443 : 8080, c);
 		c->c->in_room = c->c->out_room = world.wnd;
 		bool listening = false;
 		for (unsigned i = 0; i < SIM_FDS; i++)
-			listening |= sim.fd[i].kind == SIM_LISTENER && sim.fd[i].port == 8080;
+			listening |= sim.fd[i].kind == SIM_LISTENER && sim.fd[i].port == c->c->port;
 		if (!listening) {
 			c->c->near_closed = true;
 			client_leave(c);
@@ -747,15 +907,14 @@ static uint64_t client_run(struct client *c)
 		return sim.now + 1 + sim_rand(20);
 	if (c->c->near_closed) /* who did not read was let go: it may see that now */
 		c->stop_at = SIZE_MAX;
-	size_t n = c->ngot >= c->stop_at
-				   ? 0
-				   : sim_q_get(&c->c->out, chunk,
-							   sim_odds(128) ? 1 + sim_rand(sizeof chunk) : sizeof chunk);
-	put(&c->got, &c->ngot, chunk, n);
-	if (!sim_q_len(&c->c->out)) {
-		c->eof = c->c->out_fin;
-		c->reset = c->c->out_rst && !c->eof;
+	size_t most = sim_odds(128) ? 1 + sim_rand(sizeof chunk) : sizeof chunk, n = 0;
+	if (c->ngot < c->stop_at && sim.now >= c->sip_at) {
+		n = client_take(c, chunk, most < c->sip ? most : c->sip);
+		c->sip_at = sim.now + (c->sip_pace ? sim_rand((uint32_t)c->sip_pace) : 0);
+	} else if (c->tls) {
+		client_pump(c, 0);
 	}
+	put(&c->got, &c->ngot, chunk, n);
 	if (n || c->eof || c->reset)
 		client_parse(c);
 	bool all = c->done == c->nask && !c->tunnel && !world.known;
@@ -766,7 +925,7 @@ static uint64_t client_run(struct client *c)
 	size_t limit = client_limit(c);
 	if (c->sent < limit && sim.now >= c->at) {
 		n = limit - c->sent < c->piece ? limit - c->sent : c->piece;
-		c->sent += sim_far_send(c->c, c->bytes + c->sent, n);
+		c->sent += client_send(c, c->bytes + c->sent, n);
 		c->at = sim.now + (c->pace ? sim_rand((uint32_t)c->pace) : 0);
 	}
 	if (c->sent >= c->rst_at) {
@@ -781,7 +940,9 @@ static uint64_t client_run(struct client *c)
 	}
 	if (c->sent < limit && sim_q_len(&c->c->in) < c->c->in_room)
 		return c->at > sim.now ? c->at : sim.now + 1;
-	return c->ngot < c->stop_at && sim_q_len(&c->c->out) ? sim.now + 1 : c->give_up;
+	if (c->ngot >= c->stop_at || (!sim_q_len(&c->c->out) && !c->tls))
+		return c->give_up;
+	return c->sip_at > sim.now ? c->sip_at : sim_q_len(&c->c->out) ? sim.now + 1 : c->give_up;
 }
 
 /* ---- the runner ---- */
@@ -800,7 +961,12 @@ static uint64_t world_run(void)
 	return next;
 }
 
-enum { WORLD_LOG = 4, WORLD_HEAD_TIMEOUT = 10 }; /* where a value stands */
+enum {
+	WORLD_LOG = 4,
+	WORLD_HEAD_TIMEOUT = 10,
+	WORLD_STATUS = 26,
+	WORLD_ROUTE = 28
+}; /* where a value stands */
 
 static char *world_argv[64] = {"rproxy",
 							   "--http",
@@ -825,9 +991,13 @@ static char *world_argv[64] = {"rproxy",
 							   "20s",
 							   "--drain-timeout",
 							   "10s",
+							   "--https",
+							   "127.0.0.1:8443",
+							   "--status",
+							   "127.0.0.1:8081",
 							   "--route",
 							   "h.test=http://127.0.0.1:9001"};
-static int world_argc = 25;
+static int world_argc = 29;
 
 static void world_begin(const char *story, uint64_t seed)
 {
@@ -847,6 +1017,9 @@ static void world_begin(const char *story, uint64_t seed)
 	world.rst_rx = SIZE_MAX;
 	world.wnd = 65536;
 	world_argv[WORLD_LOG] = getenv("LOG") ? "stderr" : "none";
+	world_argv[WORLD_HEAD_TIMEOUT] = "60s";
+	world_argv[WORLD_STATUS] = "127.0.0.1:8081";
+	world_argv[WORLD_ROUTE] = "h.test=http://127.0.0.1:9001";
 }
 
 /* How bad the machine is in this story: often not at all, sometimes very. */
@@ -878,10 +1051,18 @@ static bool world_over(void)
 static struct rp *world_open(void)
 {
 	int status = 0;
+	uint8_t no_socket = sim.f.no_socket;
+	sim.f.no_socket = 0;
 	struct rp *rp = rp_open(world_argc, world_argv, &status);
+
+	sim.f.no_socket = no_socket;
 
 	if (!rp && sim.alloc_left < 0)
 		wrong("rp_open() gives %d", status);
+	if (rp && world.tls) {
+		crt_drop(rp->certs);
+		rp->certs = world_cert();
+	}
 	return rp;
 }
 
@@ -918,6 +1099,7 @@ static void world_close(struct rp *rp)
 		free(s);
 	}
 	for (unsigned i = 0; i < world.nclient; i++) {
+		free(world.client[i].tls);
 		free(world.client[i].bytes);
 		free(world.client[i].got);
 	}
