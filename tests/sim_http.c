@@ -206,7 +206,7 @@ static void dials_fail(void)
 static void descriptors_end(void)
 {
 	world_weather();
-	sim.fd_max = 3 + sim_rand(8);
+	sim.fd_max = 5 + sim_rand(8); /* three are listeners */
 	sim.f.no_socket = 0;
 	sim.f.no_accept = (uint8_t)sim_rand(200);
 	any_clients(10, 3, MAY_503);

@@ -474,6 +474,14 @@ static size_t client_send(struct client *c, const uint8_t *bytes, size_t n)
 	return n;
 }
 
+/* Has all that was sent left the client? */
+static bool client_said(const struct client *c)
+{
+	size_t n;
+
+	return !c->tls || !br_ssl_engine_sendrec_buf(&c->tls->c.eng, &n);
+}
+
 /* Takes at most n bytes; sets eof and reset when nothing more will come. */
 static size_t client_take(struct client *c, uint8_t *to, size_t n)
 {
@@ -934,7 +942,7 @@ static uint64_t client_run(struct client *c)
 		c->gone = true;
 		return SIM_NEVER;
 	}
-	if (c->sent >= c->fin_at && !c->c->in_fin) {
+	if (c->sent >= c->fin_at && !c->c->in_fin && client_said(c)) {
 		c->c->in_fin = true;
 		sim.moved++;
 	}
