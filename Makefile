@@ -34,7 +34,8 @@ need-check := $(need-demo) $(need-debug) python3-pytest python3-pytest-xdist pyt
 	apache2-utils whois \
 	wget gnutls-bin clang-14 libclang-rt-14-dev clang-format-14 cppcheck binutils iproute2 procps busybox shellcheck \
 	chromium chromium-driver libmbedtls-dev libnss3-tools certbot pebble testssl.sh sslscan \
-	util-linux mandoc man-db systemd rsyslog libbearssl-dev
+	util-linux mandoc man-db systemd rsyslog libbearssl-dev \
+	musl-tools gcc-aarch64-linux-gnu libc6-dev-arm64-cross qemu-user-static
 need-interop := $(need-check) openjdk-17-jdk-headless
 # The compilers and emulators of what is checked come with TARGET=.
 need-cross-check := $(need-check)
@@ -100,11 +101,13 @@ else
 crt := -static -nostartfiles -Wl,-z,norelro -l:crt1.o
 endif
 else ifneq ($(shell printf '\043include <features.h>\n' | $(CC) -E -dM - 2>/dev/null | grep -w __GLIBC__),)
-libs += -lcrypt
+lcrypt := -lcrypt
 endif
 ifeq ($(TARGET)$(crypt),)
-ifneq ($(shell printf 'char *crypt();int main(){return !crypt();}' | $(CC) -w -x c - -o /dev/null $(libs) 2>&1),)
+ifneq ($(shell printf 'char *crypt();int main(){return !crypt();}' | $(CC) -w -x c - -o /dev/null $(lcrypt) 2>&1),)
 own += -DRP_CRYPT=0
+else
+libs += $(lcrypt)
 endif
 endif
 
@@ -232,6 +235,8 @@ build/fetched/%: | build/.need-fetch
 		apt-get "$$@" source --download-only $(firstword $(subst _, ,$*)) >/dev/null
 	@echo "$(sha256-$*)  $@" | sha256sum -c --quiet || { rm -f $@; exit 1; }
 
+# By another name, so that `make -n` does not run it.
+make_musl := $(MAKE) -s -j$(JOBS)
 ifdef TARGET
 $(D)/musl/lib/libc.a: build/musl/configure $(D)/.flags | $(need)
 	@echo "musl: $@"
@@ -239,7 +244,7 @@ $(D)/musl/lib/libc.a: build/musl/configure $(D)/.flags | $(need)
 	@cd $(D)/musl-build && ../../musl/configure --target=$($(TARGET)-triple) --disable-shared \
 		--prefix=$(CURDIR)/$(D)/musl CC="$(CC)" CFLAGS="$(CFLAGS)" >configure.log 2>&1 && \
 		echo '$(musl_small:%=obj/src/%.o): CFLAGS_ALL += $(small)' >>config.mak && \
-		$(MAKE) -s -j$(JOBS) CFLAGS="$(CFLAGS)" SRC_DIRS='$(musl_dirs:%=$$(srcdir)/%)' \
+		$(make_musl) CFLAGS="$(CFLAGS)" SRC_DIRS='$(musl_dirs:%=$$(srcdir)/%)' \
 		LIBC_OBJS='$$(filter-out $(musl_not:%=obj/src/%),$$(filter obj/src/%,$$(ALL_OBJS)))' \
 		lib/libc.a lib/crt1.o lib/rcrt1.o install-headers >make.log 2>&1 && \
 		cp -r lib ../musl || { cat *.log | tail -n 20; exit 1; }
@@ -442,7 +447,7 @@ $(D)/sysroot$($(TARGET)-ld): build/musl/configure $(libgcc) $(D)/.flags
 	@rm -rf $(D)/sysroot && mkdir -p $(D)/sysroot/build $(@D)
 	@cd $(D)/sysroot/build && ../../../musl/configure --target=$($(TARGET)-triple) --disable-static \
 		CC="$(filter-out -fno-pie -mplt -mno-shared,$(CC))" LIBCC=$(abspath $(libgcc)) >configure.log && \
-		$(MAKE) -s -j$(JOBS) SRC_DIRS='$(patsubst %,$$(srcdir)/%,$(musl_dirs) ldso src/ldso src/setjmp)' \
+		$(make_musl) SRC_DIRS='$(patsubst %,$$(srcdir)/%,$(musl_dirs) ldso src/ldso src/setjmp)' \
 		LOBJS='$$(filter-out $(musl_unshared:%=obj/src/%.lo),$$(LIBC_OBJS:.o=.lo))' lib/libc.so >make.log 2>&1 && \
 		cp lib/libc.so $(abspath $@) || { cat *.log | tail -n 20; exit 1; }
 
