@@ -10,6 +10,7 @@ test_backends.py 100,000 requests and 50 restarts.
 """
 
 import datetime
+import fcntl
 import hashlib
 import ipaddress
 import json
@@ -643,6 +644,8 @@ class Proxy:
         self.process = subprocess.Popen([*under, *BINARY, *args], stdin=subprocess.DEVNULL,
                                         stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
                                         env={**os.environ, **(env or {})})
+        # a busy machine may keep us from reading for a while: no line is lost then
+        fcntl.fcntl(self.process.stderr, fcntl.F_SETPIPE_SZ, 1 << 20)
         self.reader = threading.Thread(target=self.read, daemon=True)
         self.reader.start()
         try:
