@@ -14,11 +14,13 @@ time-out for slow machines.
 
 import concurrent.futures
 import datetime
+import fcntl
 import os
 import pathlib
 import queue
 import random
 import re
+import select
 import shlex
 import signal
 import socket
@@ -26,6 +28,7 @@ import ssl
 import struct
 import subprocess
 import sys
+import termios
 import threading
 import time
 
@@ -196,6 +199,25 @@ class Got:
         self.whole = True
 
 
+class Watched(Stream):
+    """A Stream that says whether all that came has been read."""
+
+    idle = False
+
+    def more(self):
+        self.idle = True
+        select.select([self.sock], [], [])
+        self.idle = False
+        super().more()
+
+    def quiet(self):
+        try:
+            there = fcntl.ioctl(self.sock, termios.FIONREAD, b"\0\0\0\0")
+        except (OSError, ValueError):
+            return True  # closed
+        return self.idle and there == b"\0\0\0\0"
+
+
 class Backend:
     """Answers "METHOD TARGET" to everything, but plays `script` for targets below /r/."""
 
@@ -203,19 +225,23 @@ class Backend:
 
     def __init__(self):
         self.log, self.closed, self.script, self.conns = [], set(), None, 0
+        self.streams, self.peers = set(), {}
         self.listener = socket.create_server(("127.0.0.1", 0), backlog=64)
         self.port = self.listener.getsockname()[1]
         threading.Thread(target=self.accept, daemon=True).start()
 
     def accept(self):
         while True:
-            sock, _ = self.listener.accept()
+            sock, peer = self.listener.accept()
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             self.conns += 1
-            threading.Thread(target=self.serve, args=(sock, self.conns), daemon=True).start()
+            stream = Watched(sock)
+            self.streams.add(stream)
+            threading.Thread(target=self.serve, args=(stream, self.conns), daemon=True).start()
+            self.peers[peer[1]] = self.conns
 
-    def serve(self, sock, conn):
-        stream, got = Stream(sock), None
+    def serve(self, stream, conn):
+        sock, got = stream.sock, None
         try:
             while True:
                 if not stream.left:
@@ -237,6 +263,7 @@ class Backend:
             pass
         finally:
             sock.close()
+            self.streams.discard(stream)
             self.closed.add(conn)
             if got:
                 got.over = True
@@ -254,8 +281,19 @@ class Backend:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         return end not in ("close", "reset")
 
+    def settle(self):
+        """Waits until all that was sent so far has been read: connections come in their order."""
+        before, until = self.conns, time.monotonic() + PATIENCE
+        with socket.create_connection(("127.0.0.1", self.port)) as last:
+            mine = last.getsockname()[1]
+            while self.peers.get(mine, 0) <= before or not all(s.quiet() for s in list(self.streams)):
+                if time.monotonic() > until:
+                    raise Bad("the backend does not come to rest")
+                time.sleep(0.0002)
+
     def take(self):
         """The requests since the last call, once all have ended in one way or the other."""
+        self.settle()
         log, until = self.log, time.monotonic() + PATIENCE
         while not all(g.over for g in log):
             if time.monotonic() > until:
