@@ -2405,7 +2405,7 @@ static ptrdiff_t hd_parse(struct hd *h, struct sl in, uint32_t max)
 		if (hd_too_long(h, in.p, h->scan, max) < 0)
 			return -1;
 		if (h->scan == n)
-			return hd_begun(h, in.p) ? 0 : hd_bad(h, bad, 502);
+			break;
 		if (in.p[h->scan] == '\t') {
 			h->scan++;
 			continue;
@@ -2413,7 +2413,7 @@ static ptrdiff_t hd_parse(struct hd *h, struct sl in, uint32_t max)
 		if (in.p[h->scan] != '\r')
 			return hd_bad(h, bad, 400);
 		if (h->scan + 1 == n)
-			return 0;
+			break;
 		if (in.p[h->scan + 1] != '\n') /* RFC 9112 2.2: a bare CR is invalid */
 			return hd_bad(h, bad, 400);
 		if (hd_line(h, in.p, sl_mk(in.p + h->at, h->scan - h->at)) < 0)
@@ -2426,7 +2426,7 @@ static ptrdiff_t hd_parse(struct hd *h, struct sl in, uint32_t max)
 							   : (ptrdiff_t)h->size;
 		}
 	}
-	return 0;
+	return hd_begun(h, in.p) ? 0 : hd_bad(h, bad, 502);
 }
 
 /* Marks the fields of this name (any case) as not to be forwarded. */
@@ -12443,12 +12443,14 @@ static bool tx_answer(struct rp *rp, struct tx *t)
 {
 	const char *base = (const char *)t->u->in.p + t->u->in.r;
 	struct tx_body *d = &t->m.down;
+	struct fr framing;
 
 	t->m.first_at = t->m.first_at ? t->m.first_at : rp->now;
+	if (fr_decide_response(&t->rsp, base, t->m.is_head, &framing) < 0)
+		return tx_up_bad(rp, t, WHY_UP_BAD);
 	if (t->rsp.status < 200)
 		return tx_interim(rp, t);
-	if (fr_decide_response(&t->rsp, base, t->m.is_head, &d->fr) < 0)
-		return tx_up_bad(rp, t, WHY_UP_BAD);
+	d->fr = framing;
 	up_report(rp, t->target->up, true);
 	d->chunk = t->req.minor && (d->fr.kind == FR_CHUNKED || d->fr.kind == FR_CLOSE);
 	/* What has no end of its own ends with the connection; an answer that comes before the body is

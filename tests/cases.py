@@ -776,6 +776,9 @@ bad("rsp-101-unasked", "9110 7.8", ok("Upgrade: websocket", "Connection: Upgrade
     status="101 Switching Protocols"))
 bad("rsp-101-other", "9110 7.8", ok("Upgrade: foo", "Connection: Upgrade",
     status="101 Switching Protocols"), request=ask("Upgrade: websocket", "Connection: Upgrade"))
+bad("rsp-101-length", "9110 8.6", ok("Upgrade: websocket", "Connection: Upgrade", "Content-Length: 1:2",
+    status="101 Switching Protocols"), request=WS_ASKED)
+bad("rsp-100-length", "9110 8.6", ok("Content-Length: 1:2", status="100 Continue") + ok("Content-Length: 0"))
 bad("rsp-101-nameless", "9110 7.8", ok(status="101 Switching Protocols"),
     request=ask("Upgrade: websocket", "Connection: Upgrade"))
 bad("rsp-101-h2c", "9110 7.8", ok("Upgrade: h2c", "Connection: Upgrade",
