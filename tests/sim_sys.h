@@ -347,10 +347,8 @@ static struct sim_conn *sim_stream(int fd)
 		errno = EAGAIN;
 		return NULL;
 	}
-	if (sim_odds(sim.f.snap) && sim_odds(1) && !f->c->far_closed) {
-		sim_far_reset(f->c);
-		f->c->told = sim_rand(2); /* perhaps this call does not tell */
-	}
+	if (sim_odds(sim.f.snap) && sim_odds(1) && !f->c->far_closed)
+		sim_far_reset(f->c); /* which this call or the next one tells, once */
 	return f->c;
 }
 
