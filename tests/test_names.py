@@ -455,7 +455,7 @@ def test_a_black_hole_costs_its_own_requests_the_connect_timeout_and_nobody_else
 def test_a_target_in_a_hole_is_tried_by_one_request_at_a_time(net, named, backend, clock):
     """Each trial takes --connect-timeout: meanwhile the others do not queue up behind it."""
     b = backend(saying("here"), address="10.99.0.1")
-    speed = hurry(10)
+    speed = hurry(4)  # a machine that stands still for a moment must not look like a trial
     p = named(f"app.test=http://{net.hole()}:80,{b.url}", connect_timeout="3s", log="none",
               env=clock(speed=speed), idle_timeout="1h")
     with pressure(p, 6) as seen:
