@@ -321,7 +321,7 @@ clients := build/interop/brssl build/interop/mbedtls
 
 pytest = $(PYTHON) -m pytest -q -p no:cacheprovider
 # Most tests wait most of the time. The tests of a file stay together, and so what they share.
-WORKERS ?= 3
+WORKERS ?= 2
 parallel = -n $(WORKERS) --dist loadfile
 behaviour: build/rproxy-debug $(BIN) $(clients) build/.need-check ## the debug binary between real clients and backends
 	@RPROXY=$(CURDIR)/build/rproxy-debug $(pytest) $(parallel) $(TESTS) tests
