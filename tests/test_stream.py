@@ -316,10 +316,10 @@ def test_the_client_of_a_stalled_backend_is_held_back(proxy, backend):
 
 @pytest.mark.release
 def test_a_slow_reader_does_not_hurt_a_fast_one(proxy, backend):
-    """The fast one costs the proxy, whose processor is its bound, as much time as it does alone, and
-    10% at most more: that is judged with RP_BIG=1, on a machine that does nothing else. Both are
-    tried in turn and the best of each counts; the throughput is only bounded loosely."""
-    size, most = 16 << 20, 1.1 if BIG else 2
+    """The fast one is within 10% of its throughput alone, and costs the proxy 10% more at most. Both
+    are tried in turn and the best of each counts: what else the machine does makes a try dearer,
+    never cheaper. A transfer takes a third of a second, or its beginning would be most of it."""
+    size = 256 << 20
     p = proxy(f"app.test={backend(download(size, [])).url}")
 
     def fast():
@@ -348,15 +348,15 @@ def test_a_slow_reader_does_not_hurt_a_fast_one(proxy, backend):
         return took
 
     alone, shared = [fast()], []
-    for _ in range(30):
+    for _ in range(12):
         alone.append(fast())
         shared.append(beside_a_slow_one())
         costs, times = ([min(t[i] for t in tries) for tries in (alone, shared)] for i in (0, 1))
-        if len(shared) > 3 and costs[1] < most * costs[0] and times[1] < 2 * most * times[0]:
+        if len(shared) > 1 and costs[1] < 1.1 * costs[0] and 0.9 * times[1] < times[0]:
             break
-    print("alone {:.1f} ms, beside a slow reader {:.1f} ms for 16 MB".format(*(c * 1000 for c in costs)),
+    print("alone {:.1f} ms, beside a slow reader {:.1f} ms for 256 MB".format(*(c * 1000 for c in costs)),
           "at {:.0f} and {:.0f} MB/s".format(*(size / t / 1e6 for t in times)))
-    assert costs[1] < most * costs[0] and times[1] < 2 * most * times[0]
+    assert costs[1] < 1.1 * costs[0] and 0.9 * times[1] < times[0]
 
 
 def test_many_pipelined_requests_of_a_client_that_does_not_read(proxy, backend):
