@@ -12557,8 +12557,8 @@ static bool tx_relay(struct rp *rp, struct tx *t)
 	if (t->u->eof && !buf_len(&t->u->in)) {
 		if (d->fr.kind != FR_CLOSE || t->u->torn)
 			return tx_broke_off(rp, t, WHY_UP_RESET);
+		moved |= !d->fr.done; /* a last chunk may have to wait for room */
 		d->fr.done = true;
-		return true;
 	}
 	return moved || n > 0;
 }
@@ -12843,7 +12843,7 @@ static bool tx_owed(const struct tx *t, enum tx_debt debt)
 	case TX_UP_SENDS: /* it has all that it needs for an answer; or the answer is under way */
 		if (t->state == TX_SEND)
 			return net_said(t->u) && (tx_body_over(&t->m.up) || tx_expects(t) || t->u->shut);
-		return t->state == TX_RELAY && !buf_len(&t->u->in);
+		return t->state == TX_RELAY && !t->m.down.fr.done && !buf_len(&t->u->in);
 	case TX_CLIENT_LEFT: /* who ended before the answer began waits for it */
 		return t->state == TX_RELAY && !t->m.half && tx_silent(t) && net_said(t->c);
 	case TX_DEBTS:

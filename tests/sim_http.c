@@ -269,13 +269,27 @@ static void slow_readers(void)
 		c->sip = c->tls ? 4000 : 50 + sim_rand(500);
 		c->sip_pace = 1 + sim_rand(300);
 		c->give_up = SIM_START + 3000000;
+		size_t gulp = c->sip < world.wnd ? c->sip : world.wnd;
 		for (unsigned i = 0; i < c->nask; i++) {
 			c->ask[i].ans = (enum wire_framing)(1 + sim_rand(3));
-			c->ask[i].ans_len = sim_rand((uint32_t)(c->sip < 600 ? c->sip * 100 : 60000));
+			c->ask[i].ans_len = sim_rand((uint32_t)(gulp < 600 ? gulp * 100 : 60000));
 		}
 		client_write(c);
 	}
 	any_clients(2, 4, 0);
+	world_play(NULL);
+}
+
+/* An answer until close fills the buffer for a slow reader so that its last chunk has to wait. */
+static void last_chunks_wait(void)
+{
+	world.wnd = 500;
+	struct client *c = client_add(1);
+	c->sip = 100;
+	c->sip_pace = 50;
+	c->ask[0].ans = W_CLOSE;
+	c->ask[0].ans_len = 36000 + world.story_seed * 15;
+	client_write(c);
 	world_play(NULL);
 }
 
@@ -479,6 +493,7 @@ int main(void)
 	STORY(tunnels, 200);
 	STORY(tunnels_ended, 100);
 	STORY(slow_readers, 40);
+	STORY(last_chunks_wait, 100);
 	STORY(interim_floods, 100);
 	STORY(anything_breaks, 300);
 	STORY(memory_ends, 400);
