@@ -917,11 +917,24 @@ static void a_client_of_tls_1_3_alone_is_told(void)
 
 /* ---- OpenSSL as the other side ---- */
 
+/* Starts `openssl` in the directory of certificates; what it says is read from the result. */
+static FILE *openssl(const char *args, const char *more)
+{
+	char command[1024];
+
+	(void)snprintf(command, sizeof command, "cd %s && echo hello | timeout 20 openssl %s %s 2>&1",
+				   certs_dir, args, more);
+	FILE *f = popen(command, "r");
+	if (!f)
+		abort();
+	return f;
+}
+
 /* Serves one connection of `openssl s_client` and returns what it printed. */
 static const char *openssl_client(const char *args)
 {
 	static char text[32768];
-	char command[1024];
+	char connect[64];
 	struct end s;
 	struct sockaddr_in sa = {.sin_family = AF_INET};
 	socklen_t len = sizeof sa;
@@ -930,11 +943,9 @@ static const char *openssl_client(const char *args)
 	sa.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
 	HOLDS(bind(lfd, (struct sockaddr *)&sa, len) == 0 && listen(lfd, 1) == 0 &&
 		  getsockname(lfd, (struct sockaddr *)&sa, &len) == 0);
-	(void)snprintf(command, sizeof command,
-				   "cd %s && echo hello | timeout 20 openssl s_client -connect 127.0.0.1:%d "
-				   "-CAfile root.crt %s -ign_eof > client.out 2>&1 &",
-				   certs_dir, ntohs(sa.sin_port), args);
-	HOLDS(system(command) == 0);
+	(void)snprintf(connect, sizeof connect,
+				   "s_client -connect 127.0.0.1:%d -CAfile root.crt -ign_eof", ntohs(sa.sin_port));
+	FILE *client = openssl(connect, args);
 	int fd = accept4(lfd, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC);
 	end_open(&s, fd, accept_as("a.test"));
 	sys_tune(fd);
@@ -953,12 +964,8 @@ static const char *openssl_client(const char *args)
 	}
 	end_close(&s);
 	sys_close(lfd);
-	(void)!system("sleep 0.3");
-	size_t n = 0;
-	char *all = sys_slurp(at("client.out"), sizeof text - 1, &n);
-	memcpy(text, all ? all : "", n);
-	text[n] = 0;
-	free(all);
+	text[fread(text, 1, sizeof text - 1, client)] = 0;
+	(void)pclose(client);
 	return text;
 }
 
@@ -998,27 +1005,20 @@ static void our_client_talks_to_openssl(void)
 	static const char *const rows[] = {"-cert a.crt -key a.key", "-cert rsa.crt -key rsa.key",
 									   "-cert p384.crt -key p384.key"};
 	static const char *const hosts[] = {"a.test", "a.test", "x.w.test"};
-	char command[1024];
 
 	for (size_t i = 0; i < RP_LEN(rows); i++) {
 		struct end c;
 		struct sockaddr_in sa = {.sin_family = AF_INET};
-		int fd;
+		unsigned port = 0;
+		char line[256];
+		int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+		FILE *server =
+			openssl("s_server -accept 127.0.0.1:0 -cert_chain sub.crt -www -naccept 1", rows[i]);
+		while (!port && fgets(line, sizeof line, server))
+			(void)sscanf(line, "ACCEPT 127.0.0.1:%u", &port);
 		sa.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-		uint16_t port = (uint16_t)(20000 + getpid() % 20000 + (int)i);
-		sa.sin_port = htons(port);
-		(void)snprintf(command, sizeof command,
-					   "cd %s && timeout 20 openssl s_server -accept "
-					   "127.0.0.1:%d %s -cert_chain sub.crt -www -naccept 1 > server.out 2>&1 &",
-					   certs_dir, port, rows[i]);
-		HOLDS(system(command) == 0);
-		for (int k = 0; k < 100; k++) {
-			fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
-			if (connect(fd, (struct sockaddr *)&sa, sizeof sa) == 0)
-				break;
-			sys_close(fd);
-			(void)!system("sleep 0.05");
-		}
+		sa.sin_port = htons((uint16_t)port);
+		HOLDS(connect(fd, (struct sockaddr *)&sa, sizeof sa) == 0);
 		(void)fcntl(fd, F_SETFL, O_NONBLOCK);
 		end_open(&c, fd, dial_as(hosts[i], RT_VERIFY_CA, NULL));
 		(void)buf_add(&c.out, sl_of("GET / HTTP/1.0\r\n\r\n"));
@@ -1034,6 +1034,7 @@ static void our_client_talks_to_openssl(void)
 		}
 		HOLDS_FOR(tls_error(c.x), strcmp(first, "HTTP/1.0 200 ok") == 0);
 		end_close(&c);
+		(void)pclose(server);
 	}
 }
 
