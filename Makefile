@@ -226,11 +226,11 @@ build/fetched/%: | build/.need-fetch
 		"BEARSSL_DIR=path of a BearSSL source tree" >&2; exit 1; }
 	@echo "fetching $*"
 	@mkdir -p $(@D) build/apt/sources build/apt/lists/partial build/apt/archives/partial
-	@for f in /etc/apt/sources.list.d/*.sources; do [ ! -f "$$f" ] || \
-		sed 's/^Types:.*/Types: deb-src/' "$$f" >"build/apt/sources/$${f##*/}"; done
-	@cat /etc/apt/sources.list /etc/apt/sources.list.d/*.list 2>/dev/null | \
-		sed -n 's/^deb /deb-src /p' >build/apt/sources/rproxy.list
-	@set -- -qq -o Dir::Etc::sourcelist=/dev/null -o APT::Sandbox::User=root \
+	@exec 9>build/apt/lock && flock 9 && for f in /etc/apt/sources.list.d/*.sources; do \
+		[ ! -f "$$f" ] || sed 's/^Types:.*/Types: deb-src/' "$$f" >"build/apt/sources/$${f##*/}"; \
+	done; cat /etc/apt/sources.list /etc/apt/sources.list.d/*.list 2>/dev/null | \
+		sed -n 's/^deb /deb-src /p' >build/apt/sources/rproxy.list; \
+	set -- -qq -o Dir::Etc::sourcelist=/dev/null -o APT::Sandbox::User=root \
 		-o Dir::Etc::sourceparts=$(CURDIR)/build/apt/sources \
 		-o Dir::State::lists=$(CURDIR)/build/apt/lists -o Dir::Cache=$(CURDIR)/build/apt; \
 	apt-get "$$@" update; cd $(@D) && \
