@@ -12554,11 +12554,11 @@ static bool tx_relay(struct rp *rp, struct tx *t)
 	if (tx_body_over(d))
 		return tx_answered(rp, t);
 	moved |= net_io(rp, t->u, !buf_len(&t->u->in));
-	if (t->u->eof && !buf_len(&t->u->in)) {
+	if (t->u->eof && !buf_len(&t->u->in) && !d->fr.done) {
 		if (d->fr.kind != FR_CLOSE || t->u->torn)
 			return tx_broke_off(rp, t, WHY_UP_RESET);
-		moved |= !d->fr.done; /* a last chunk may have to wait for room */
-		d->fr.done = true;
+		d->fr.done = true; /* though a last chunk may have to wait for room */
+		return true;
 	}
 	return moved || n > 0;
 }

@@ -280,16 +280,20 @@ static void slow_readers(void)
 	world_play(NULL);
 }
 
-/* An answer until close fills the buffer for a slow reader so that its last chunk has to wait. */
+/* An answer fills the buffer for a slow reader so that its last chunk has to wait, and its backend
+ * is gone by then. */
 static void last_chunks_wait(void)
 {
 	world.wnd = 500;
-	struct client *c = client_add(1);
-	c->sip = 100;
-	c->sip_pace = 50;
-	c->ask[0].ans = W_CLOSE;
-	c->ask[0].ans_len = 36000 + world.story_seed * 15;
-	client_write(c);
+	for (unsigned k = 0; k < 2; k++) {
+		struct client *c = client_add(1);
+		c->sip = 100;
+		c->sip_pace = 50;
+		c->ask[0].ans = k ? W_CLOSE : W_CHUNKED;
+		c->ask[0].up_close = true;
+		c->ask[0].ans_len = 36000 + world.story_seed * 15;
+		client_write(c);
+	}
 	world_play(NULL);
 }
 
