@@ -48,7 +48,6 @@ class Case:
     eof: bool = False  # the client shuts its sending side after the bytes
     has: dict = field(default_factory=dict)  # fields of the last answer; None: any value
     tls: tuple = ()  # answers over HTTPS where they differ
-    http_only: bool = False
 
 
 @dataclass
@@ -661,10 +660,9 @@ forward("close-asked-second-line", "9.6", req("Connection: keep-alive", "Connect
 forward("close-then-more", "9.6", req("Connection: close") + SMUGGLED, GET, close=True)
 forward("close-10", "9.3", req(version="HTTP/1.0"), GET, close=True)
 forward("close-10-then-more", "9.3", req(version="HTTP/1.0") + SMUGGLED, GET, close=True)
-# TLS 1.2 has no half-close: RFC 5246 7.2.1 ends both directions
-forward("half-close", "contract", req(), GET, eof=True, close=True, http_only=True)
-forward("half-close-body", "contract", chunked(CHUNKS), HELLO, eof=True, close=True,
-        http_only=True)
+# over TLS without close_notify: what is whole is whole (RFC 9112 9.8)
+forward("half-close", "contract", req(), GET, eof=True, close=True)
+forward("half-close-body", "contract", chunked(CHUNKS), HELLO, eof=True, close=True)
 refuse("refused-then-more", "9.6", req("X-A : b") + SMUGGLED)
 refuse("refused-then-much", "9.6", req("X-A : b") + SMUGGLED * 1000)
 refuse("refused-body-unread", "6.3",

@@ -429,7 +429,7 @@ class Worker:
     def run(self, proxy, row):
         """Every way and transport. Returns what was wrong, as text; none: the row passes."""
         self.proxy, wrong, verdicts = proxy, [], {}
-        for transport in TRANSPORTS[:1] if getattr(row, "http_only", False) else TRANSPORTS:
+        for transport in TRANSPORTS:
             for way in WAYS:
                 fault = lambda text: wrong.append(f"{transport}, {way}: {text}")  # noqa: E731
                 try:

@@ -7,6 +7,7 @@ All clients live in one thread and one selector, so that the crowd costs little 
 import re
 import selectors
 import socket
+import threading
 import time
 
 import pytest
@@ -111,14 +112,20 @@ class Honest:
 
 def handler(conn):
     while (r := conn.request()) is not None:
-        conn.send(reply(body=BODY if r.target == "/big" else b"fine"))
+        conn.send(reply(body=BODY if r.target == "/big" else b"fine" if not r.body else
+                        str(len(r.body)).encode()))
+
+
+def announced(p):
+    """The memory budget that the proxy announced at its start, in bytes."""
+    return int(re.search(r"at most (\d+) KB", p.said(r"memory: at most"))[1]) * 1024
 
 
 def test_slow_and_deaf_clients_do_not_hurt_honest_ones(proxy, backend):
     whole = SLOW_ONES + DEAF_ONES + HONEST_ONES
     p = proxy(f"app.test={backend(handler).url}", max_conns=whole + 50, max_conns_per_ip=0,
               head_timeout=f"{int(HEAD * 1000)}ms", stall_timeout=f"{int(STALL * 1000)}ms")
-    budget = int(re.search(r"at most (\d+) KB", p.said(r"memory: at most"))[1]) * 1024
+    budget = announced(p)
     sel, port = selectors.DefaultSelector(), p.http[0]
     honest = [Honest(port, time.monotonic()) for _ in range(HONEST_ONES)]
     deaf = [Deaf(port, time.monotonic()) for _ in range(DEAF_ONES)]
@@ -148,6 +155,61 @@ def test_slow_and_deaf_clients_do_not_hurt_honest_ones(proxy, backend):
     assert sanitized() or most <= budget + (2 << 20), f"{most} bytes resident, announced {budget}"
     print(f"{SLOW_ONES} slow, {DEAF_ONES} deaf, {HONEST_ONES} honest: "
           f"{sum(c.answers for c in honest)} answers, {most} bytes resident of {budget} announced")
+
+
+def one_byte_records(client, n):
+    client.send(request("/up", f"Content-Length: {n}", method="POST"))
+    for _ in range(n):
+        client.sock.send(b"x")  # a TLS record each
+    assert client.answer().body == str(n).encode()
+
+
+def one_byte_chunks(client, n):
+    client.send(request("/up", "Transfer-Encoding: chunked", method="POST"))
+    for _ in range(0, n, 100):
+        client.send(b"1\r\nx\r\n" * 100)
+    client.send(b"0\r\n\r\n")
+    assert client.answer().body == str(n).encode()
+
+
+def tiny_requests(client, n):
+    """Pipelined without an end, and the answers are read at the same time."""
+    sender = threading.Thread(target=lambda: client.send(request("/fine") * n), daemon=True)
+    sender.start()
+    left, end = b"", b"\r\n\r\nfine"
+    while n:
+        data = left + client.sock.recv(65536)
+        n -= data.count(end)
+        left = data[1 - len(end):]  # where an end may begin that is not whole
+    sender.join(PATIENCE)
+
+
+@pytest.mark.parametrize("flood, n", [(one_byte_records, 100000), (one_byte_chunks, 1000000),
+                                      (tiny_requests, 100000)])
+@pytest.mark.parametrize("name", [None, "app.test"], ids=["http", "https"])
+def test_floods_of_the_smallest_pieces(proxy, backend, certs, flood, n, name):
+    """What costs a client a byte or two a piece arrives whole, and honest clients beside it are
+    served within the announced memory."""
+    p = proxy(f"app.test={backend(handler).url} plain", https="127.0.0.1:0",
+              cert=certs("app.test").pem)
+    client, honest, faults, most = p.client(name), p.client(), [], 0
+
+    def run():
+        try:
+            flood(client, n if BIG else n // 20)
+        except Exception as e:  # told by the test
+            faults.append(repr(e))
+
+    attacker = threading.Thread(target=run, daemon=True)
+    attacker.start()
+    answers = 0
+    while attacker.is_alive() or not answers:
+        assert honest.ask("/fine").body == b"fine"
+        answers += 1
+        most = max(most, p.memory())
+    assert not faults
+    assert sanitized() or most <= announced(p) + (2 << 20)
+    print(f"{flood.__name__}: {answers} honest answers beside it, {most} bytes resident")
 
 
 def test_accept_does_not_spin_without_descriptors(proxy, backend):
