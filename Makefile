@@ -396,7 +396,7 @@ openwrt_runs = $(if $($(TARGET)-ld),"RPROXY='$($(TARGET)-emulator) -L $(CURDIR)/
 openwrt_needs := $(if $($(TARGET)-ld),$(BIN)-openwrt $(D)/sysroot$($(TARGET)-ld))
 run-check: $(units:%=$(D)/tests/%) $(BIN) $(openwrt_needs) build/.need-cross-check ## TARGET=: its tests, emulated
 	@$(emulated) $(call unit_runs,$(filter $(D)/tests/%,$^)) \
-		"$(pytest) tests/test_cases.py tests/cross.py" "$(pytest) -m release tests" $(openwrt_runs)
+		"$(pytest) tests/test_cases.py tests/cross.py" "$(pytest) -m 'release and not native' tests" $(openwrt_runs)
 run-quick: $(quick_units:%=$(D)/quick/%) $(BIN) build/.need-cross-check ## TARGET=: a part of them
 	@RPROXY_WAYS=split RPROXY_TRANSPORTS=http $(emulated) $(call unit_runs,$(filter $(D)/quick/%,$^)) \
 		"$(pytest) tests/test_cases.py" "$(pytest) -m release tests/cross.py"

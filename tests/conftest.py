@@ -15,6 +15,7 @@ from harness import ROOT, Authority, Backend, Client, Proxy, dead_port, echo, wa
 
 def pytest_configure(config):
     config.addinivalue_line("markers", "release: quick; run again on the release binary")
+    config.addinivalue_line("markers", "native: shows something else in an emulator")
 
 
 @pytest.fixture(scope="session")

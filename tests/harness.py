@@ -33,6 +33,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 BINARY = shlex.split(os.environ.get("RPROXY", str(ROOT / "build/debug/rproxy")))
+EMULATED = len(BINARY) > 1  # what the machine says of the process is not about the program alone
 SLOW = float(os.environ.get("RPROXY_SLOW", "1"))
 PATIENCE = 10 * SLOW  # s: anything longer is a hang
 BIG = os.environ.get("RP_BIG") == "1"

@@ -32,6 +32,7 @@ def left_of(demo):
     return found
 
 
+@pytest.mark.native  # the demo starts the program itself
 @pytest.mark.release
 def test_the_demo_proves_the_main_job():
     demo = start(DEMO="once")

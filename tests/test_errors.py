@@ -110,7 +110,8 @@ def truncates(conn):
 @pytest.mark.parametrize("handler, reason", [
     (resets, "upstream-reset"),
     (lambda conn: conn.request() and None, "upstream-reset"),
-    (lambda conn: reset(conn.sock), "upstream-reset"),
+    # qemu-user of MIPS gives SO_ERROR in the numbers of the machine around it
+    pytest.param(lambda conn: reset(conn.sock), "upstream-reset", marks=pytest.mark.native),
     (truncates, "upstream-reset"),
     (says(b"SSH-2.0-OpenSSH_9.2\r\n\r\n", close=True), "upstream-bad"),
     (says(b"HTTP/1.1 200 OK\r\nContent-Length: -1\r\n\r\n", close=True), "upstream-bad"),

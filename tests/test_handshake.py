@@ -217,7 +217,10 @@ def test_records_are_small_at_first_then_full_then_small_again(proxy, backend, c
             answer += talk.read(1)
         talk.read(size)
         assert {kind for kind, _ in talk.records} == {DATA}
-        return [n - 24 for _, n in talk.records]  # 8 of nonce, 16 of tag
+        return [n - overhead for _, n in talk.records]
+
+    # the tag, and what AES-GCM sends of its nonce: ChaCha20 comes first where AES has no hardware
+    overhead = 16 if "CHACHA20" in talk.tls.cipher()[0] else 24
 
     for _ in range(2):
         lengths = sizes()

@@ -363,6 +363,7 @@ def release_binary(monkeypatch):
         monkeypatch.setattr(harness, "BINARY", [str(ROOT / "build/rproxy")])
 
 
+@pytest.mark.native  # an emulator has all its guest's memory at once
 @pytest.mark.release
 def test_without_memory_a_reload_fails_and_the_old_serves_on(proxy, backend, conf, release_binary):
     good = ["http 127.0.0.1:0", f"route app.test={backend().url}"]

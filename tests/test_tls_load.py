@@ -12,7 +12,7 @@ import time
 
 import pytest
 
-from harness import BIG, PATIENCE, SLOW, Client, reply, request, sanitized, says, wait_for
+from harness import BIG, EMULATED, PATIENCE, SLOW, Client, reply, request, sanitized, says, wait_for
 
 HTTPS = "127.0.0.1:0"
 
@@ -203,6 +203,6 @@ def test_certificates_are_replaced_under_load(proxy, backend, certs, tmp_path):
     assert kept.ask(host="a.test").status == 200  # the first set lives as long as it is used
     assert len(serials) == 3 and asked[0] > times
     print(f"{times} replacements, {asked[0]} requests, memory grew by {grown} bytes")
-    assert sanitized() or grown < 64 * 1024
+    assert sanitized() or EMULATED or grown < 64 * 1024
     assert len(p.descriptors()) <= fds + 8  # connections of the load come and go
     # That none is lost is judged at the end of every test: see Proxy.finish.
