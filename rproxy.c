@@ -1035,32 +1035,36 @@ __attribute__((format(printf, 2, 3))) static void sb_fmt(struct sb *b, const cha
 }
 
 /* Bytes from outside, for a log line: what is not printable ASCII comes as \xHH, or \u00HH in JSON;
- * quote and backslash get a backslash. At most max bytes of the source are shown, then "...". */
+ * quote and backslash get a backslash. At most max bytes are written, then "..." if that is not all. */
 static void sb_escape(struct sb *b, struct sl a, size_t max, bool json)
 {
 	static const char hex[] = "0123456789abcdef";
-	bool cut = a.n > max;
+	size_t wide = json ? 6 : 4;
 
-	if (cut)
-		a.n = max;
 	while (a.n) {
-		size_t n = sl_count(a, SL_QUIET);
-		sb_put(b, sl_mk(a.p, n));
-		if ((a = sl_rest(a, n)).n) {
-			uint8_t c = (uint8_t)a.p[0];
-			sb_chr(b, '\\');
-			if (c == '"' || c == '\\') {
-				sb_chr(b, (char)c);
-			} else {
-				sb_str(b, json ? "u00" : "x");
-				sb_chr(b, hex[c >> 4]);
-				sb_chr(b, hex[c & 15]);
-			}
-			a = sl_rest(a, 1);
+		size_t n = sl_count(a, SL_QUIET), some = n < max ? n : max;
+		sb_put(b, sl_mk(a.p, some));
+		max -= some;
+		a = sl_rest(a, some);
+		if (!a.n)
+			return;
+		uint8_t c = (uint8_t)a.p[0];
+		bool mark = c == '"' || c == '\\';
+		if (some < n || max < (mark ? 2 : wide)) {
+			sb_str(b, "...");
+			return;
 		}
+		max -= mark ? 2 : wide;
+		sb_chr(b, '\\');
+		if (mark) {
+			sb_chr(b, (char)c);
+		} else {
+			sb_str(b, json ? "u00" : "x");
+			sb_chr(b, hex[c >> 4]);
+			sb_chr(b, hex[c & 15]);
+		}
+		a = sl_rest(a, 1);
 	}
-	if (cut)
-		sb_str(b, "...");
 }
 
 /* ==[ LOG ]============================================== prefix: log_ ==
@@ -1076,6 +1080,15 @@ static void sb_escape(struct sb *b, struct sl a, size_t max, bool json)
 
 enum log_kind { LOG_TO_STDERR, LOG_TO_SYSLOG, LOG_TO_FILE, LOG_TO_NONE };
 enum log_level { LOG_ERR, LOG_WARN, LOG_INFO, LOG_DEBUG };
+
+static const struct log_why {
+	const char *word;
+	int status;
+} log_whys[] = {
+#define X(NAME, word, status, text) {word, status},
+	RP_REASONS(X)
+#undef X
+};
 
 #define LOG_FOLDS 4 /* different lines whose repeats are counted: a flood may be of two in turn */
 #define LOG_FOLD_MS 10000
@@ -1451,9 +1464,9 @@ struct buf_pool {
 	uint32_t cold;	 /* at the bottom of the stack: how many surely have no pages */
 };
 
-static size_t buf_pool_bytes(uint32_t n, uint32_t cap)
+static uint64_t buf_pool_bytes(uint32_t n, uint32_t cap)
 {
-	return (size_t)n * (((size_t)cap + 4095) / 4096 * 4096 + sizeof(uint32_t));
+	return (uint64_t)n * (((size_t)cap + 4095) / 4096 * 4096 + sizeof(uint32_t));
 }
 
 static int buf_pool_open(struct buf_pool *p, uint32_t n, uint32_t cap)
@@ -1461,7 +1474,7 @@ static int buf_pool_open(struct buf_pool *p, uint32_t n, uint32_t cap)
 	uint32_t stride = (cap + 4095) / 4096 * 4096;
 
 	*p = (struct buf_pool){.n = n, .nfree = n, .cap = cap, .stride = stride, .cold = n};
-	p->mem = sys_mem((size_t)n * stride);
+	p->mem = n > SIZE_MAX / stride ? NULL : sys_mem((size_t)n * stride);
 	p->free = sys_mem((size_t)n * sizeof *p->free);
 	if (!p->mem || !p->free)
 		return -1;
@@ -2284,7 +2297,7 @@ static struct sl hd_value(struct hd *h, const char *base, enum hd_id id)
 static int hd_connection(struct hd *h, const char *base)
 {
 	struct hd_field *f;
-	unsigned i = 0;
+	unsigned i = 0, words = 0;
 
 	while ((f = hd_next(h, HF_CONNECTION, &i))) {
 		struct sl rest = hd_sl(base, f->value), word;
@@ -2294,7 +2307,8 @@ static int hd_connection(struct hd *h, const char *base)
 				continue;
 			}
 			enum hd_id id = hd_lookup(word);
-			if (id == HF_CONTENT_LENGTH || id == HF_TRANSFER_ENCODING || id == HF_HOST)
+			if (id == HF_CONTENT_LENGTH || id == HF_TRANSFER_ENCODING || id == HF_HOST ||
+				++words > RP_FIELDS_MAX) /* each is looked for among the fields */
 				return hd_bad(h, h->response ? WHY_UP_BAD : WHY_BAD_REQUEST, 400);
 			h->close |= sl_iis(word, "close");
 			h->upgrade |= id == HF_UPGRADE;
@@ -2877,7 +2891,8 @@ enum {
 	RT_SLASH = 2, /* %2F is a slash */
 	RT_BACK = 4,  /* so is a backslash */
 	RT_STRIP = 8, /* ";" and what follows in a segment is left out */
-	RT_READINGS = 16
+	RT_END = 16,  /* the path ends where %00 stands, or % before what is no hex */
+	RT_READINGS = 32
 };
 
 /* The byte that %XX at i stands for, -1 when that is no encoding. */
@@ -2909,6 +2924,8 @@ static unsigned rt_doubts(struct sl path)
 			doubts |= RT_BACK | RT_MERGE;
 		else if (c == ';' || code == ';')
 			doubts |= RT_STRIP | RT_MERGE;
+		else if (c == '%' && code <= 0)
+			doubts |= RT_END;
 	}
 	return doubts;
 }
@@ -2941,6 +2958,8 @@ static size_t rt_normal(struct sl path, unsigned how, char *out)
 	for (size_t i = 1; i < path.n; i++) {
 		int c = (uint8_t)path.p[i], code = rt_encoded(path, i);
 		bool plain = code > ' ' && code < 0x7f && !strchr("%?#", code);
+		if (c == '%' && code <= 0 && (how & RT_END))
+			break;
 		if (code == '/' && !(how & RT_SLASH))
 			plain = false;
 		if (plain) {
@@ -3039,97 +3058,97 @@ enum cf_kind {
 #define CF_LISTS 100000
 
 /* kind, name, letter, member, min, max, default, argument, help; `` is around what is typed. */
-#define CF_OPTIONS(X)                                                                              \
-	X(GROUP, "General", 0, action, 0, 0, NULL, NULL, NULL)                                         \
-	X(CONFIG, "config", 'c', action, 0, 0, NULL, "FILE",                                           \
-	  "read options from FILE, repeatable; applied in the order given. In files: `include GLOB`")  \
-	X(ACTION, "check", 't', action, CF_CHECK, 0, NULL, NULL,                                       \
-	  "check the whole configuration, say every error with its file and line, exit 0 or "          \
-	  "2. Opens no socket")                                                                        \
-	X(ACTION, "dump-config", 0, action, CF_DUMP, 0, NULL, NULL,                                    \
-	  "print the effective configuration as a file that reproduces it")                            \
-	X(HELP, "help", 'h', action, CF_HELP, 0, NULL, "man|readme|reasons|bash",                      \
-	  "this list; or the manual page, the tables of README.md, the completion for bash")           \
-	X(ACTION, "version", 'V', action, CF_VERSION, 0, NULL, NULL,                                   \
-	  "version, with BearSSL's and the build switches")                                            \
-	X(GROUP, "Listeners", 0, action, 0, 0, NULL, NULL, NULL)                                       \
-	X(LISTEN, "http", 0, listen, LS_HTTP, 0, NULL, "[ADDR:]PORT",                                  \
-	  "plain listener, repeatable; without ADDR any address, IPv4 and IPv6; IPv6 as `[::1]:80`; "  \
-	  "port 0 picks a free one")                                                                   \
-	X(LISTEN, "https", 0, listen, LS_HTTPS, 0, NULL, "[ADDR:]PORT", "TLS listener, repeatable")    \
-	X(LISTEN, "status", 0, listen, LS_STATUS, 0, NULL, "[ADDR:]PORT",                              \
-	  "status page `/`, `/status.json`, and `/metrics` for Prometheus; without ADDR on "           \
-	  "loopback only")                                                                             \
-	X(NUM, "public-port", 0, public_port, 1, 65535, "the first HTTPS listener's", "N",             \
-	  "the port visitors use for HTTPS, in redirects and rewritten addresses. Set 443 where a "    \
-	  "firewall forwards 443 to this one")                                                         \
-	X(GROUP, "Routes", 0, action, 0, 0, NULL, NULL, NULL)                                          \
-	X(ROUTE, "route", 'r', route, 0, 0, NULL, "RULE",                                              \
-	  "one entry of the host table, `HOST[/PATH]=TARGET[,TARGET...] [SETTING]...`, repeatable")    \
-	X(DEFAULT, "default", 0, default_kind, 0, 0, "404", "ACTION",                                  \
-	  "for a host (or, on TLS, a name) that no route serves: a status code from 400 to 599, "      \
-	  "`drop` (close without a byte), or an absolute URL to redirect to")                          \
-	X(GROUP, "Certificates", 0, action, 0, 0, NULL, NULL, NULL)                                    \
-	X(LIST, "cert", 0, cert, 0, CF_LISTS, NULL, "CHAIN[,KEY]",                                     \
-	  "PEM certificate chain and key, repeatable; KEY may be in the same file. Its names come "    \
-	  "from subjectAltName. A file that does not exist yet is a warning; it is taken up when "     \
-	  "it appears")                                                                                \
-	X(LIST, "cert-dir", 0, cert_dir, 0, CF_LISTS, NULL, "DIR",                                     \
-	  "every chain in DIR with its key: `NAME.fullchain.crt`+`NAME.key`, `NAME.crt`+`NAME.key`, "  \
-	  "`NAME.pem`, `NAME/fullchain.pem`+`NAME/privkey.pem`, and as acme.sh and uacme keep them; "  \
-	  "repeatable")                                                                                \
-	X(LIST, "acme-dir", 0, acme_dir, 0, 1, NULL, "DIR",                                            \
-	  "answer `/.well-known/acme-challenge/TOKEN` from DIR (files there, or under "                \
-	  "`.well-known/acme-challenge/` in it) on plain listeners, for every host, before any "       \
-	  "redirect, `deny` or `auth`")                                                                \
-	X(NAME, "default-cert", 0, default_cert, 0, 0, NULL, "NAME",                                   \
-	  "whose certificate is shown to clients without SNI; none: an alert")                         \
-	X(NUM, "session-cache", 0, session_cache, 0, 65535, "256", "N",                                \
-	  "TLS sessions kept for resumption")                                                          \
-	X(GROUP, "Peers", 0, action, 0, 0, NULL, NULL, NULL)                                           \
-	X(RANGES, "trust", 0, trust, 0, 0, NULL, "CIDR[,CIDR]",                                        \
-	  "peers whose X-Forwarded-* and CF-Connecting-IP are believed, repeatable; the words "        \
-	  "`cloudflare`, `private`, `loopback` stand for lists")                                       \
-	X(RANGES, "accept-proxy", 0, accept_proxy, 0, 0, NULL, "CIDR[,CIDR]",                          \
-	  "peers that must begin every connection with a PROXY protocol v1 or v2 header; from "        \
-	  "others such a header is a bad request")                                                     \
-	X(GROUP, "Process", 0, action, 0, 0, NULL, NULL, NULL)                                         \
-	X(TEXT, "user", 0, user, 0, 0, NULL, "NAME[:GROUP]",                                           \
-	  "give up root for this user once the sockets are open")                                      \
-	X(TEXT, "chroot", 0, chroot_dir, 0, 0, NULL, "DIR", "and for this root directory")             \
-	X(TEXT, "pid-file", 0, pid_file, 0, 0, NULL, "FILE", "write the process number to FILE")       \
-	X(GROUP, "Log", 0, action, 0, 0, NULL, NULL, NULL)                                             \
-	X(TEXT, "log", 0, log, 0, 0, "stderr", "TARGET",                                               \
-	  "`stderr`, `syslog`, `none`, or a file; access and error lines")                             \
-	X(WORD, "log-level", 0, log_level, 0, 0, "info", "error|warn|info|debug",                      \
-	  "the least important lines that are logged; access lines are `info`")                        \
-	X(WORD, "log-format", 0, log_format, 0, 0, "combined", "combined|json",                        \
-	  "of access lines: vhost-combined plus upstream, timings and reason; or JSON")                \
-	X(GROUP, "Limits", 0, action, 0, 0, NULL, NULL, NULL)                                          \
-	X(NUM, "max-conns", 0, max_conns, 1, 65535, "512", "N",                                        \
-	  "client connections held at once; past it new ones wait in the kernel's queue")              \
-	X(NUM, "max-conns-per-ip", 0, max_conns_per_ip, 0, 65535, "64", "N",                           \
-	  "the same for one address (IPv6: one /64), 0: no cap; past it a connection is closed at "    \
-	  "once. Counts the address of the PROXY header where one is accepted")                        \
-	X(SIZE, "head-max", 0, head_max, RP_HEAD_MIN, RP_HEAD_MAX, "32k", "SIZE",                      \
-	  "request or response head; past it 431 or 502")                                              \
-	X(SIZE, "body-max", 0, body_max, 0, (uint64_t)1 << 40, "0", "SIZE",                            \
-	  "request body, 0: no limit; past it 413")                                                    \
-	X(GROUP, "Timeouts", 0, action, 0, 0, NULL, NULL, NULL)                                        \
-	X(MS, "head-timeout", 0, head_ms, 100, 86400000, "10s", "TIME",                                \
-	  "from the first byte of a request to the end of its head, absolute; 408")                    \
-	X(MS, "idle-timeout", 0, idle_ms, 100, 86400000, "65s", "TIME",                                \
-	  "a kept-alive client connection without a request")                                          \
-	X(MS, "connect-timeout", 0, connect_ms, 100, 3600000, "5s", "TIME",                            \
-	  "TCP (and TLS) to a backend; then the next target, or 504")                                  \
-	X(MS, "response-timeout", 0, response_ms, 100, 86400000, "5m", "TIME",                         \
-	  "the longest silence of a backend while an answer is due or under way; 504 before a head")   \
-	X(MS, "stall-timeout", 0, stall_ms, 100, 86400000, "60s", "TIME",                              \
-	  "a peer that neither sends the body it owes nor takes what is sent to it. The total time "   \
-	  "of a transfer has no limit")                                                                \
-	X(MS, "tunnel-timeout", 0, tunnel_ms, 100, (uint64_t)30 * 86400000, "1h", "TIME",              \
-	  "silence in both directions of a WebSocket or TCP tunnel")                                   \
-	X(MS, "drain-timeout", 0, drain_ms, 0, 86400000, "30s", "TIME",                                \
+#define CF_OPTIONS(X)                                                                                           \
+	X(GROUP, "General", 0, action, 0, 0, NULL, NULL, NULL)                                                      \
+	X(CONFIG, "config", 'c', action, 0, 0, NULL, "FILE",                                                        \
+	  "read options from FILE, repeatable; applied in the order given. In files: `include GLOB`")               \
+	X(ACTION, "check", 't', action, CF_CHECK, 0, NULL, NULL,                                                    \
+	  "check the whole configuration, say every error with its file and line, exit 0 or "                       \
+	  "2. Opens no socket")                                                                                     \
+	X(ACTION, "dump-config", 0, action, CF_DUMP, 0, NULL, NULL,                                                 \
+	  "print the effective configuration as a file that reproduces it")                                         \
+	X(HELP, "help", 'h', action, CF_HELP, 0, NULL, "man|readme|reasons|bash",                                   \
+	  "this list; or the manual page, the tables of README.md, the completion for bash")                        \
+	X(ACTION, "version", 'V', action, CF_VERSION, 0, NULL, NULL,                                                \
+	  "version, with BearSSL's and the build switches")                                                         \
+	X(GROUP, "Listeners", 0, action, 0, 0, NULL, NULL, NULL)                                                    \
+	X(LISTEN, "http", 0, listen, LS_HTTP, 0, NULL, "[ADDR:]PORT",                                               \
+	  "plain listener, repeatable; without ADDR any address, IPv4 and IPv6; IPv6 as `[::1]:80`; "               \
+	  "port 0 picks a free one")                                                                                \
+	X(LISTEN, "https", 0, listen, LS_HTTPS, 0, NULL, "[ADDR:]PORT", "TLS listener, repeatable")                 \
+	X(LISTEN, "status", 0, listen, LS_STATUS, 0, NULL, "[ADDR:]PORT",                                           \
+	  "status page `/`, `/status.json`, and `/metrics` for Prometheus; without ADDR on "                        \
+	  "loopback only")                                                                                          \
+	X(NUM, "public-port", 0, public_port, 1, 65535, "the first HTTPS listener's", "N",                          \
+	  "the port visitors use for HTTPS, in redirects and rewritten addresses. Set 443 where a "                 \
+	  "firewall forwards 443 to this one")                                                                      \
+	X(GROUP, "Routes", 0, action, 0, 0, NULL, NULL, NULL)                                                       \
+	X(ROUTE, "route", 'r', route, 0, 0, NULL, "RULE",                                                           \
+	  "one entry of the host table, `HOST[/PATH]=TARGET[,TARGET...] [SETTING]...`, repeatable")                 \
+	X(DEFAULT, "default", 0, default_kind, 0, 0, "404", "ACTION",                                               \
+	  "for a host (or, on TLS, a name) that no route serves: a status code from 400 to 599, "                   \
+	  "`drop` (close without a byte), or an absolute URL to redirect to")                                       \
+	X(GROUP, "Certificates", 0, action, 0, 0, NULL, NULL, NULL)                                                 \
+	X(LIST, "cert", 0, cert, 0, CF_LISTS, NULL, "CHAIN[,KEY]",                                                  \
+	  "PEM certificate chain and key, repeatable; KEY may be in the same file. Its names come "                 \
+	  "from subjectAltName. A file that does not exist yet is a warning; it is taken up when "                  \
+	  "it appears")                                                                                             \
+	X(LIST, "cert-dir", 0, cert_dir, 0, CF_LISTS, NULL, "DIR",                                                  \
+	  "every chain in DIR with its key: `NAME.fullchain.crt`+`NAME.key`, `NAME.crt`+`NAME.key`, "               \
+	  "`NAME.pem`, `NAME/fullchain.pem`+`NAME/privkey.pem`, and as acme.sh and uacme keep them; "               \
+	  "repeatable")                                                                                             \
+	X(LIST, "acme-dir", 0, acme_dir, 0, 1, NULL, "DIR",                                                         \
+	  "answer `/.well-known/acme-challenge/TOKEN` from DIR (files there, or under "                             \
+	  "`.well-known/acme-challenge/` in it) on plain listeners, for every host, before any "                    \
+	  "redirect, `deny` or `auth`")                                                                             \
+	X(NAME, "default-cert", 0, default_cert, 0, 0, NULL, "NAME",                                                \
+	  "whose certificate is shown to clients without SNI; none: an alert")                                      \
+	X(NUM, "session-cache", 0, session_cache, 0, 65535, "256", "N",                                             \
+	  "TLS sessions kept for resumption")                                                                       \
+	X(GROUP, "Peers", 0, action, 0, 0, NULL, NULL, NULL)                                                        \
+	X(RANGES, "trust", 0, trust, 0, 0, NULL, "CIDR[,CIDR]",                                                     \
+	  "peers whose X-Forwarded-* (and from `cloudflare` CF-Connecting-IP) are believed, repeatable; the words " \
+	  "`cloudflare`, `private`, `loopback` stand for lists")                                                    \
+	X(RANGES, "accept-proxy", 0, accept_proxy, 0, 0, NULL, "CIDR[,CIDR]",                                       \
+	  "peers that must begin every connection with a PROXY protocol v1 or v2 header; from "                     \
+	  "others such a header is a bad request")                                                                  \
+	X(GROUP, "Process", 0, action, 0, 0, NULL, NULL, NULL)                                                      \
+	X(TEXT, "user", 0, user, 0, 0, NULL, "NAME[:GROUP]",                                                        \
+	  "give up root for this user once the sockets are open")                                                   \
+	X(TEXT, "chroot", 0, chroot_dir, 0, 0, NULL, "DIR", "and for this root directory")                          \
+	X(TEXT, "pid-file", 0, pid_file, 0, 0, NULL, "FILE", "write the process number to FILE")                    \
+	X(GROUP, "Log", 0, action, 0, 0, NULL, NULL, NULL)                                                          \
+	X(TEXT, "log", 0, log, 0, 0, "stderr", "TARGET",                                                            \
+	  "`stderr`, `syslog`, `none`, or a file; access and error lines")                                          \
+	X(WORD, "log-level", 0, log_level, 0, 0, "info", "error|warn|info|debug",                                   \
+	  "the least important lines that are logged; access lines are `info`")                                     \
+	X(WORD, "log-format", 0, log_format, 0, 0, "combined", "combined|json",                                     \
+	  "of access lines: vhost-combined plus upstream, timings and reason; or JSON")                             \
+	X(GROUP, "Limits", 0, action, 0, 0, NULL, NULL, NULL)                                                       \
+	X(NUM, "max-conns", 0, max_conns, 1, 65535, "512", "N",                                                     \
+	  "client connections held at once; past it new ones wait in the kernel's queue")                           \
+	X(NUM, "max-conns-per-ip", 0, max_conns_per_ip, 0, 65535, "64", "N",                                        \
+	  "the same for one address (IPv6: one /64), 0: no cap; past it a connection is closed at "                 \
+	  "once. Counts the address of the PROXY header where one is accepted")                                     \
+	X(SIZE, "head-max", 0, head_max, RP_HEAD_MIN, RP_HEAD_MAX, "32k", "SIZE",                                   \
+	  "request or response head; past it 431 or 502")                                                           \
+	X(SIZE, "body-max", 0, body_max, 0, (uint64_t)1 << 40, "0", "SIZE",                                         \
+	  "request body, 0: no limit; past it 413")                                                                 \
+	X(GROUP, "Timeouts", 0, action, 0, 0, NULL, NULL, NULL)                                                     \
+	X(MS, "head-timeout", 0, head_ms, 100, 86400000, "10s", "TIME",                                             \
+	  "from the first byte of a request to the end of its head, absolute; 408")                                 \
+	X(MS, "idle-timeout", 0, idle_ms, 100, 86400000, "65s", "TIME",                                             \
+	  "a kept-alive client connection without a request")                                                       \
+	X(MS, "connect-timeout", 0, connect_ms, 100, 3600000, "5s", "TIME",                                         \
+	  "TCP (and TLS) to a backend; then the next target, or 504")                                               \
+	X(MS, "response-timeout", 0, response_ms, 100, 86400000, "5m", "TIME",                                      \
+	  "the longest silence of a backend while an answer is due or under way; 504 before a head")                \
+	X(MS, "stall-timeout", 0, stall_ms, 100, 86400000, "60s", "TIME",                                           \
+	  "a peer that neither sends the body it owes nor takes what is sent to it. The total time "                \
+	  "of a transfer has no limit")                                                                             \
+	X(MS, "tunnel-timeout", 0, tunnel_ms, 100, (uint64_t)30 * 86400000, "1h", "TIME",                           \
+	  "silence in both directions of a WebSocket or TCP tunnel")                                                \
+	X(MS, "drain-timeout", 0, drain_ms, 0, 86400000, "30s", "TIME",                                             \
 	  "how long a stopping proxy waits for what is under way")
 
 static const struct cf_opt {
@@ -3271,9 +3290,10 @@ struct cf_in {
 	unsigned depth;
 	const char *open[CF_DEEP]; /* borrows: the files that are being read */
 	const struct cf_opt *opt;  /* whose value is read */
-	bool listens;			   /* somebody asked for a listener, if a wrong one, or may have */
-	bool starved;			   /* of memory, which was said */
-	char lead[300];			   /* what messages begin with: `target "x": ` */
+	bool
+		listens; /* somebody asked for a listener, if a wrong one, or may have: what was wrong may hide one */
+	bool starved;	/* of memory, which was said */
+	char lead[300]; /* what messages begin with: `target "x": ` */
 };
 
 /* Prints one line to stderr at start, to the log later. What could steer a terminal is escaped. */
@@ -3306,6 +3326,7 @@ __attribute__((format(printf, 2, 3))) static void cf_fault(struct cf_in *in, con
 	va_list ap;
 
 	in->cf->faults++;
+	in->listens |= !in->opt || in->opt->kind == CK_LISTEN || in->opt->kind == CK_CONFIG;
 	va_start(ap, fmt);
 	(void)vsnprintf(rest, sizeof rest, fmt, ap);
 	va_end(ap);
@@ -3556,7 +3577,9 @@ static bool cf_host(struct cf_in *in, const char *shown, const char *text, char 
 				   ? cf_bad(in, shown, "needs brackets: [%s]", text)
 				   : cf_bad(in, shown, "holds a colon: no scheme or port here");
 	if (!(n = sl_host(sl_of(text), out)))
-		return cf_bad(in, shown, "is no host name: letters, digits, \"-\" and \"_\" between dots");
+		return cf_bad(in, shown,
+					  "is no host name: letters, digits, \"-\" and \"_\" between dots, at most 63 "
+					  "from dot to dot and 253 in all");
 	const char *last = strrchr(out, '.');
 	struct sl label = sl_of(last ? last + 1 : out);
 	if (sl_count(label, SL_DIGIT) == label.n && !addr_parse_ip(sl_mk(out, n), a.ip))
@@ -3872,6 +3895,8 @@ static bool cf_target(struct cf_in *in, struct route *r, char *text)
 	cf_lead(in, "target ");
 	while (i < RP_LEN(schemes) && !cf_skip(&rest, schemes[i].scheme))
 		i++;
+	if (i == RP_LEN(schemes) && strpbrk(text, ".:") && !strpbrk(text, "/@"))
+		return cf_bad(in, text, "has no scheme; did you mean http://%s?", text);
 	if (i == RP_LEN(schemes))
 		return cf_bad(in, text,
 					  "fits none of http://ADDR[:PORT], https://ADDR[:PORT], unix:PATH, "
@@ -3952,7 +3977,7 @@ static bool cf_rule_head(struct cf_in *in, struct route *r, char *text)
 	char *target = strchr(text, '='), *path = strchr(text, '/');
 
 	if (!target || !target[1])
-		return cf_bad(in, text, "is not HOST[/PATH]=TARGET");
+		return cf_bad(in, text, "is not HOST[/PATH]=TARGET, without blanks around \"=\"");
 	*target++ = 0;
 	if (strncmp(text, "http://", 7) == 0 || strncmp(text, "https://", 8) == 0)
 		return cf_bad(in, text, "is to be written without http:// or https://");
@@ -4125,7 +4150,7 @@ static bool cf_setting_value(struct cf_in *in, struct route *r, enum cf_set_id i
 		return r->plain = true;
 	case CS_HSTS:
 		if (v && !sl_number(sl_of(v), 9999999999, &n))
-			return cf_bad(in, v, "is not a number of seconds");
+			return cf_bad(in, v, "is not a number of seconds from 0 to 9999999999");
 		r->hsts = (int64_t)n;
 		return true;
 	case CS_ALLOW:
@@ -4258,8 +4283,9 @@ static bool cf_keys(struct cf_in *in, struct route *r)
 	for (unsigned i = 0; i < r->ntarget; i++) {
 		struct target *t = &r->target[i];
 		bool tls = t->kind == TG_HTTPS;
-		if (!cf_text(in, &t->key, "%s%s%s%s%s", t->label, tls ? how : "", tls ? hex : "",
-					 tls && r->ca_file ? r->ca_file : "", proxy[r->send_proxy]))
+		if (!cf_text(in, &t->key, "%s%s%s%s%s%s%s", t->label, tls ? how : "", tls ? hex : "",
+					 tls && r->ca_file ? r->ca_file : "", proxy[r->send_proxy], r->check ? " " : "",
+					 r->check ? r->check : ""))
 			return false;
 	}
 	return true;
@@ -4471,7 +4497,6 @@ static void cf_unknown(struct cf_in *in, const char *dashes, struct sl name, con
 {
 	int n = name.n < 200 ? (int)name.n : 200;
 
-	in->listens = true;
 	if (near)
 		cf_fault(in, "unknown option \"%s%.*s\"; did you mean \"%s%s\"?", dashes, n, name.p, dashes,
 				 near);
@@ -4502,7 +4527,6 @@ static char *cf_open(struct cf_in *in, const char *path)
 		return text;
 	else
 		cf_bad(in, path, "is no text file: it holds a zero byte");
-	in->listens = true;
 	free(text);
 	return NULL;
 }
@@ -4754,6 +4778,15 @@ static void cf_long(struct cf_in *in, int argc, char **argv, int *i)
 /* -t, -c FILE, -cFILE, -tc FILE. */
 static void cf_short(struct cf_in *in, int argc, char **argv, int *i)
 {
+	struct sl word = sl_mk(argv[*i] + 1, strcspn(argv[*i] + 1, "="));
+	const char *near;
+
+	if (word.n > 1 && cf_find(word, &near)) {
+		cf_fault(in, "unknown option \"-%.*s\"; did you mean \"--%.*s\"?", (int)word.n, word.p,
+				 (int)word.n, word.p);
+		*i += !word.p[word.n] && *i + 1 < argc && argv[*i + 1][0] != '-';
+		return;
+	}
 	for (const char *p = argv[*i] + 1; *p; p++) {
 		const struct cf_opt *o = NULL;
 		for (size_t k = 0; k < CF_NOPTS; k++)
@@ -4859,6 +4892,9 @@ static void cf_finish(struct cf_in *in)
 	cf_seal(in);
 	if (cf->faults || cf->action == CF_DUMP)
 		return;
+	if (!cf->nroute && cf->default_kind == CF_DEFAULT_STATUS && cf->action == CF_SERVE)
+		log_event(LOG_WARN, "warning: there is no route: every request gets a %d",
+				  cf->default_status);
 	if (tcp && !tls)
 		log_event(LOG_WARN, "warning: without --https a tcp:// route is never reached");
 	if (cf->acme_dir.n && sys_stamp(cf->acme_dir.v[0], &stamp) < 0)
@@ -7451,6 +7487,7 @@ struct conn {
 	bool hung;				  /* poll() told of its end, and will again */
 	bool again;				  /* has work that poll() will not tell */
 	bool counted;			  /* among the connections of its address */
+	bool un;				  /* a unix socket: its POLLHUP alone is an end like any other */
 	bool used;				  /* a backend's: had an exchange before this one */
 	uint32_t credit;	/* bytes that may be written before poll() must say that there is room */
 	struct buf in, out; /* own */
@@ -7679,7 +7716,7 @@ static struct conn *net_accept(struct rp *rp, const struct net_listener *l)
 	int fd = sys_accept(l->fd, (struct sockaddr *)&ss, &len);
 
 	if (fd < 0) {
-		if (errno == EMFILE || errno == ENFILE || errno == ENOBUFS || errno == ENOMEM) {
+		if (errno != EAGAIN && errno != ECONNABORTED) {
 			log_event(LOG_WARN, "can't accept: %s; trying again", strerror(errno));
 			rp->accept_after = rp->now + 100;
 		}
@@ -7727,18 +7764,16 @@ static struct conn *net_dial(struct rp *rp, const struct addr *a, const char *pa
 	int fd = sys_socket(sa->sa_family);
 	if (fd < 0)
 		return NULL;
-	int r = sys_connect(fd, sa, len);
-	struct conn *c =
-		r < 0 && errno != EINPROGRESS && errno != EAGAIN ? NULL : net_new(rp, fd, kind, CP_CONNECT);
-	if (!c || (r < 0 && errno == EAGAIN)) { /* a unix socket whose queue is full */
-		int err = c ? ECONNREFUSED : errno;
-		if (c)
-			net_close(rp, c);
-		else
-			sys_close(fd);
-		errno = err;
+	int r = sys_connect(fd, sa, len), err = r < 0 ? errno : 0;
+	struct conn *c = !err || err == EINPROGRESS ? net_new(rp, fd, kind, CP_CONNECT) : NULL;
+	if (!c) {
+		sys_close(fd);
+		errno = err == EAGAIN				 ? ECONNREFUSED /* a unix socket whose queue is full */
+				: !err || err == EINPROGRESS ? ENFILE		/* there is no place for one more */
+											 : err;
 		return NULL;
 	}
+	c->un = path != NULL;
 	if (!path)
 		sys_tune(fd);
 	if (r == 0)
@@ -7864,7 +7899,7 @@ static bool net_pump(struct rp *rp, struct conn *c, bool want)
 
 static bool net_io_now(struct rp *rp, struct conn *c, bool want)
 {
-	bool hung = c->ready & (POLLHUP | POLLERR), moved = false;
+	bool hung = c->ready & (c->un ? POLLERR : POLLHUP | POLLERR), moved = false;
 
 	if (c->phase == CP_FREE)
 		return false;
@@ -7958,11 +7993,14 @@ static void net_linger(struct rp *rp, struct conn *c)
 	buf_give(&rp->pool, &c->in);
 	buf_give(&rp->pool, &c->out);
 	c->phase = CP_LINGER;
+	c->again = false;
+	c->read_at = rp->now;
 	tm_set(&c->due, rp->now, RP_LINGER_MS);
 	c->t = NULL;
 }
 
-/* Reads and drops; true when it is time to close. */
+/* Reads and drops; true when it is time to close. Who sends on in earnest, as browsers do with an
+ * upload that was refused, reads the answer when all is sent: it has more time. */
 static bool net_lingered(struct rp *rp, struct conn *c)
 {
 	uint8_t drop[4096];
@@ -7975,7 +8013,11 @@ static bool net_lingered(struct rp *rp, struct conn *c)
 			return true;
 		c->lingered += (uint64_t)n;
 	}
-	return c->lingered > RP_LINGER_MAX || tm_due(&c->due, rp->now);
+	if (c->lingered > RP_LINGER_MAX && rp->now - c->read_at < RP_LINGER_ALL) {
+		c->lingered = 0;
+		tm_set(&c->due, rp->now, RP_LINGER_MS);
+	}
+	return tm_due(&c->due, rp->now);
 }
 
 RP_SELDOM
@@ -8320,8 +8362,8 @@ static int jail_enter(const struct jail *j)
 		if (j->uid)
 			(void)syscall(SYS_capset, &head, no_caps);
 	}
-	(void)prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0);
 	(void)setrlimit(RLIMIT_CORE, &none); /* a core would hold private keys */
+	(void)prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0);
 	return 0;
 }
 
@@ -8410,6 +8452,7 @@ struct dns_question {
 struct dns_answer {
 	enum dns_kind kind;
 	uint64_t cookie;
+	bool done; /* false: the helper failed, not what was asked about */
 	bool good;
 	struct addr addr[RP_ADDRS_MAX];
 	unsigned naddr;
@@ -8629,7 +8672,7 @@ static void dns_judge(struct dns_question *q, struct dns_answer *a)
 /* Answers one question and ends. */
 _Noreturn static void dns_work(int fd, enum dns_kind kind, struct dns_question *q)
 {
-	struct dns_answer a = {.kind = kind, .cookie = q->cookie};
+	struct dns_answer a = {.kind = kind, .cookie = q->cookie, .done = true};
 
 	(void)alarm(120); /* whatever getaddrinfo() does, it does not do it for ever */
 	if (kind == DNS_NAME)
@@ -9199,16 +9242,20 @@ static int up_pick(struct rp *rp, const struct route *r, uint32_t tried)
 }
 
 /* How it went with a target: it answered, or it refused, reset or was silent. */
-static void up_report(struct rp *rp, uint32_t index, bool good)
+static void up_report(struct rp *rp, const struct target *tg, enum why why)
 {
-	struct up *u = rp->up[index];
+	struct up *u = up_of(rp, tg);
 
 	u->trial_until = 0;
-	if (good) {
+	if (why == WHY_NONE) {
+		if (u->fails)
+			log_event(LOG_WARN, "target %s works again", tg->label);
 		u->fails = 0;
 		u->served++;
 		return;
 	}
+	if (!u->fails)
+		log_event(LOG_WARN, "target %s fails: %s", tg->label, log_whys[why].word);
 	u->failed++;
 	u->fresh_until = 0; /* its name may have moved */
 	if (u->fails && rp->now < u->out_until)
@@ -9270,17 +9317,23 @@ RP_SELDOM
 
 /* ---- connecting ---- */
 
-/* Begins a connection to address number i of a target, the last good one first. NULL with *why. */
+/* Begins a connection to address number i of a target, the last good one first. NULL with *why. An
+ * idle one makes way: there are servers that talk with one peer at a time. */
 static struct conn *up_dial(struct rp *rp, const struct target *tg, unsigned i, enum conn_kind kind,
 							enum why *why)
 {
-	const struct up *u = up_of(rp, tg);
+	struct up *u = up_of(rp, tg);
 	struct addr a = tg->literal ? tg->addr
 					: tg->path	? (struct addr){{0}, 0}
 								: u->addr[(u->best + i) % u->naddr];
 
 	a.port = tg->port;
-	struct conn *c = net_dial(rp, &a, tg->path, kind);
+	struct conn *c = u->idle;
+	while (c && c->next)
+		c = c->next;
+	if (c)
+		up_retire(rp, c);
+	c = net_dial(rp, &a, tg->path, kind);
 	if (!c) {
 		*why = errno == EMFILE || errno == ENFILE || errno == ENOBUFS || errno == ENOMEM
 				   ? WHY_INTERNAL
@@ -10133,39 +10186,52 @@ static const struct rep_code {
 	const char *text, *say;
 } rep_codes[] = {
 	{200, "OK", ""},
+	{201, "Created", ""},
+	{202, "Accepted", ""},
+	{204, "No Content", ""},
+	{205, "Reset Content", ""},
 	{301, "Moved Permanently", ""},
 	{302, "Found", ""},
 	{307, "Temporary Redirect", ""},
 	{308, "Permanent Redirect", ""},
-	{400, "Bad Request", "The request could not be understood."},
-	{401, "Unauthorized", "A name and a password are needed here."},
-	{403, "Forbidden", "This address may not come in."},
-	{404, "Not Found", "There is nothing here."},
-	{405, "Method Not Allowed", "This method is not served."},
-	{408, "Request Timeout", "The request did not arrive in time."},
-	{410, "Gone", "What was here is gone."},
-	{413, "Content Too Large", "The upload is too large."},
-	{414, "URI Too Long", "The address is too long."},
-	{421, "Misdirected Request", "This connection is for another site. Please reload the page."},
-	{429, "Too Many Requests", "Too many requests; please wait a moment."},
+	{400, "Bad Request", "The request could not be understood.</p>\n"},
+	{401, "Unauthorized", "A name and a password are needed here.</p>\n"},
+	{403, "Forbidden", "This address may not come in.</p>\n"},
+	{404, "Not Found", "There is nothing here.</p>\n"},
+	{405, "Method Not Allowed", "This method is not served.</p>\n"},
+	{406, "Not Acceptable", ""},
+	{408, "Request Timeout", "The request did not arrive in time.</p>\n"},
+	{409, "Conflict", ""},
+	{410, "Gone", "What was here is gone.</p>\n"},
+	{413, "Content Too Large", "The upload is too large.</p>\n"},
+	{414, "URI Too Long", "The address is too long.</p>\n"},
+	{418, "I'm a teapot", ""},
+	{421, "Misdirected Request",
+	 "This connection is for another site. Please reload the page.</p>\n"},
+	{429, "Too Many Requests", "Too many requests; please wait a moment.</p>\n"},
 	{431, "Request Header Fields Too Large",
-	 "The request is too large. Clearing cookies may help."},
-	{500, "Internal Server Error", "Something went wrong."},
-	{501, "Not Implemented", "This method is not served."},
-	{502, "Bad Gateway", "The service behind this address does not answer properly."},
-	{503, "Service Unavailable", "The service is not available; please try again soon."},
-	{504, "Gateway Timeout", "The service behind this address did not answer in time."},
-	{505, "HTTP Version Not Supported", "This version of HTTP is not served."},
+	 "The request is too large. Clearing cookies may help.</p>\n"},
+	{451, "Unavailable For Legal Reasons", ""},
+	{500, "Internal Server Error", "Something went wrong.</p>\n"},
+	{501, "Not Implemented", "This method is not served.</p>\n"},
+	{502, "Bad Gateway", "The service behind this address does not answer properly.</p>\n"},
+	{503, "Service Unavailable", "The service is not available; please try again soon.</p>\n"},
+	{504, "Gateway Timeout", "The service behind this address did not answer in time.</p>\n"},
+	{505, "HTTP Version Not Supported", "This version of HTTP is not served.</p>\n"},
 };
 
 static const struct rep_code *rep_code(int status)
 {
-	static const struct rep_code other = {0, "Status", ""};
+	/* What is unknown is as good as the first of its class (RFC 9110 15). */
+	static const struct rep_code others[] = {{2, "Success", ""},
+											 {3, "Redirection", ""},
+											 {4, "Client Error", ""},
+											 {5, "Server Error", ""}};
 
 	for (size_t i = 0; i < RP_LEN(rep_codes); i++)
 		if (rep_codes[i].status == status)
 			return &rep_codes[i];
-	return &other;
+	return &others[status / 100 - 2];
 }
 
 /* The reason phrase of a status. */
@@ -10190,14 +10256,18 @@ static void rep_begin(struct sb *b, int status, bool close, bool keep10)
 		sb_str(b, "Retry-After: 5\r\n");
 }
 
-/* Ends an answer: its type and length, and the body unless the request was HEAD. */
+/* Ends an answer: its type and length, and the body unless the request was HEAD. type NULL: it has
+ * no body at all (RFC 9110 8.6). */
 static void rep_end(struct sb *b, const char *type, struct sl body, bool head)
 {
-	sb_str(b, "Content-Type: ");
-	sb_str(b, type);
-	sb_str(b, "\r\nContent-Length: ");
-	sb_num(b, body.n);
-	sb_str(b, "\r\nCache-Control: no-store\r\n\r\n");
+	if (type) {
+		sb_str(b, "Content-Type: ");
+		sb_str(b, type);
+		sb_str(b, "\r\nContent-Length: ");
+		sb_num(b, body.n);
+		sb_crlf(b);
+	}
+	sb_str(b, "Cache-Control: no-store\r\n\r\n");
 	if (!head)
 		sb_put(b, body);
 }
@@ -10216,10 +10286,10 @@ static struct sl rep_page(int status, bool waking, char *p)
 		   "<title>%s</title>\n<style>body{font:1.1rem/1.5 system-ui,sans-serif;max-width:34rem;"
 		   "margin:15vh auto;padding:0 1rem;color:#333;background:#fff}h1{font-weight:500}"
 		   "@media(prefers-color-scheme:dark){body{color:#ddd;background:#1b1b1b}}</style>\n"
-		   "<h1>%s</h1>\n<p>%s</p>\n</html>\n",
+		   "<h1>%s</h1>\n%s%s</html>\n",
 		   waking ? "<meta http-equiv=refresh content=5>" : "", waking ? "Starting" : code->text,
-		   waking ? "Starting" : code->text,
-		   waking ? "The service is starting. This page reloads by itself." : code->say);
+		   waking ? "Starting" : code->text, waking || *code->say ? "<p>" : "",
+		   waking ? "The service is starting. This page reloads by itself.</p>\n" : code->say);
 	return sl_mk(p, b.n);
 }
 
@@ -10362,6 +10432,12 @@ static void rep_put_number(struct sb *b, enum rep_form form, const struct rep_nu
 			   n->name, n->counter ? "counter" : "gauge", n->name, value);
 }
 
+/* 0 up; 1 out: it failed when it was last asked; 2 down, because its check fails. */
+static int rep_state(const struct rp *rp, const struct target *tg)
+{
+	return up_of(rp, tg)->down ? 2 : up_of(rp, tg)->fails != 0;
+}
+
 /* How many targets there are, and how many of them do not work. */
 static size_t rep_targets(const struct rp *rp, const struct conf *cf, size_t *bad)
 {
@@ -10370,7 +10446,7 @@ static size_t rep_targets(const struct rp *rp, const struct conf *cf, size_t *ba
 	*bad = 0;
 	for (size_t i = 0; i < cf->nroute; i++)
 		for (unsigned k = 0; k < cf->route[i]->ntarget; k++, n++)
-			*bad += up_is_out(rp, &cf->route[i]->target[k]);
+			*bad += rep_state(rp, &cf->route[i]->target[k]) != 0;
 	return n;
 }
 
@@ -10421,15 +10497,9 @@ static const struct route *rep_route(const struct conf *cf, size_t k, unsigned *
 	return NULL;
 }
 
-/* 0 up; 1 left out because it failed a moment ago; 2 down, because its check fails. */
-static int rep_state(const struct rp *rp, const struct target *tg)
-{
-	return up_of(rp, tg)->down ? 2 : up_is_out(rp, tg);
-}
-
 static void rep_html_route(const struct rp *rp, const struct route *r, unsigned i, struct sb *b)
 {
-	static const char *const states[] = {"<i>up</i>", "<b>out</b>: it failed a moment ago",
+	static const char *const states[] = {"<i>up</i>", "<b>out</b>: it failed when last asked",
 										 "<b>down</b>: its check fails"};
 
 	sb_str(b, "<tr><td>");
@@ -10591,20 +10661,15 @@ static void rep_put_class(const struct rp *rp, enum rep_form form, size_t k, str
 
 static void rep_put_reason(const struct rp *rp, enum rep_form form, size_t k, struct sb *b)
 {
-	static const char *const words[] = {
-#define X(NAME, word, status, text) word,
-		RP_REASONS(X)
-#undef X
-	};
 	unsigned long long v = rp->by_why[k];
 
 	if (form == REP_JSON)
-		sb_fmt(b, "%s\"%s\":%llu", k ? "," : "", words[k], v);
+		sb_fmt(b, "%s\"%s\":%llu", k ? "," : "", log_whys[k].word, v);
 	else if (form == REP_METRICS)
-		sb_fmt(b, "rproxy_%s{reason=\"%s\"} %llu\n", rep_parts[RP_PART_REASONS].metric, words[k],
-			   v);
+		sb_fmt(b, "rproxy_%s{reason=\"%s\"} %llu\n", rep_parts[RP_PART_REASONS].metric,
+			   log_whys[k].word, v);
 	else if (v && k)
-		sb_fmt(b, "<tr><td>%s<td>%llu\n", words[k], v);
+		sb_fmt(b, "<tr><td>%s<td>%llu\n", log_whys[k].word, v);
 }
 
 /* How many rows a part has. */
@@ -10745,10 +10810,11 @@ static bool tun_pass(struct rp *rp, struct conn *from, struct conn *to, uint64_t
 	return false;
 }
 
-/* Has all that `from` ever sent, and its end, been handed to `to`? */
+/* Has all that `from` ever sent, and its end, been handed to `to`, or is nobody there to take it? */
 static bool tun_over(const struct conn *from, const struct conn *to)
 {
-	return from->eof && !buf_len(&from->in) && net_said(to) && (to->shut || from->torn);
+	return to->deaf ||
+		   (from->eof && !buf_len(&from->in) && net_said(to) && (to->shut || from->torn));
 }
 
 /* Moves what can be moved: once each way. *up and *down count bytes from a and from b. Sets *over
@@ -10824,7 +10890,7 @@ struct tx_body {
 
 /* What the log says of a request. */
 struct tx_line {
-	struct sl method, target, referer, agent;
+	struct sl method, target, version, referer, agent;
 };
 
 /* Who may keep a transaction waiting, and what for. Each has its own patience. */
@@ -10859,6 +10925,7 @@ struct tx_msg {
 	bool sent;								  /* the head was written to the upstream */
 	bool fresh;								  /* no pooled connection any more: one was stale */
 	bool nudge;		  /* the target is to be woken if the connection takes long */
+	bool lost;		  /* a target had it and did not answer: nobody is asleep */
 	bool paused;	  /* between two attempts at a target that is being woken */
 	bool answered;	  /* the head of the final answer was written to the client */
 	bool close;		  /* the client's connection ends with this request */
@@ -10937,15 +11004,6 @@ static const char *tx_state_name(enum tx_state s)
 	return names[s];
 }
 
-static const struct tx_why {
-	const char *word;
-	int status;
-} tx_whys[] = {
-#define X(NAME, word, status, text) {word, status},
-	RP_REASONS(X)
-#undef X
-};
-
 /* The bytes of the request head, while they are there. */
 static const char *tx_base(const struct tx *t)
 {
@@ -10976,16 +11034,19 @@ static void tx_read_line(struct tx *t)
 	struct tx_line *l = &t->m.line;
 
 	if (!t->c->in.p || t->m.tcp) {
-		*l = (struct tx_line){{"", 0}, {"", 0}, {"", 0}, {"", 0}};
+		*l = (struct tx_line){{"", 0}, {"", 0}, {"", 0}, {"", 0}, {"", 0}};
 		return;
 	}
 	l->method = hd_sl(base, t->req.method);
 	l->target = hd_sl(base, t->req.target);
+	l->version = sl_of(t->req.minor ? "HTTP/1.1" : "HTTP/1.0");
 	l->referer = hd_value(&t->req, base, HF_REFERER);
 	l->agent = hd_value(&t->req, base, HF_USER_AGENT);
-	if (!l->method.n) { /* what it was is anybody's guess: show its first line */
-		struct sl in = net_in(t->c);
-		l->method = sl_mk(base, sl_plain(sl_mk(in.p, in.n < 200 ? in.n : 200)));
+	if (!t->req.whole) { /* what it was is anybody's guess: show its first line */
+		struct sl in = net_in(t->c), rest = sl_mk(base, sl_plain(in));
+		(void)sl_cut(&rest, ' ', &l->method);
+		l->target = rest;
+		l->version = sl_mk("", 0);
 	}
 }
 
@@ -11010,6 +11071,7 @@ static void tx_release_head(struct rp *rp, struct tx *t)
 	tx_read_line(t);
 	l->method = tx_save(&b, l->method, 200);
 	l->target = tx_save(&b, l->target, 900);
+	l->version = tx_save(&b, l->version, 10);
 	l->referer = tx_save(&b, l->referer, 200);
 	l->agent = tx_save(&b, l->agent, 300);
 	t->m.captured = true;
@@ -11058,7 +11120,7 @@ static void tx_log_json(struct rp *rp, struct tx *t, struct sl peer, struct sb *
 	tx_log_member(b, "vhost", tx_host(t), 260);
 	tx_log_member(b, "method", l->method, 200);
 	tx_log_member(b, "target", l->target, 900);
-	tx_log_member(b, "version", sl_of(t->req.minor ? "HTTP/1.1" : "HTTP/1.0"), 10);
+	tx_log_member(b, "version", l->version, 10);
 	sb_fmt(b, ",\"status\":%d,\"bytes\":%llu", t->m.status,
 		   (unsigned long long)(t->m.down.fr.total + t->m.tun_down));
 	tx_log_member(b, "upstream", sl_of(t->target ? t->target->label : ""), 300);
@@ -11066,7 +11128,7 @@ static void tx_log_json(struct rp *rp, struct tx *t, struct sl peer, struct sb *
 		   (unsigned long long)(t->m.first_at ? t->m.first_at - t->m.began : rp->now - t->m.began));
 	tx_log_member(b, "tls", sl_of(c->tls ? tls_version_name(c->tls) : ""), 20);
 	tx_log_member(b, "cipher", sl_of(c->tls ? tls_cipher_name(c->tls) : ""), 60);
-	tx_log_member(b, "reason", sl_of(tx_whys[t->m.why].word), 40);
+	tx_log_member(b, "reason", sl_of(log_whys[t->m.why].word), 40);
 	tx_log_member(b, "referer", l->referer, 300);
 	tx_log_member(b, "agent", l->agent, 300);
 	sb_str(b, "}\n");
@@ -11095,7 +11157,10 @@ static void tx_log_combined(struct rp *rp, struct tx *t, struct sl peer, struct 
 	if (l->target.n) {
 		sb_chr(b, ' ');
 		sb_escape(b, l->target, 900, false);
-		sb_str(b, t->req.minor ? " HTTP/1.1" : " HTTP/1.0");
+	}
+	if (l->version.n) {
+		sb_chr(b, ' ');
+		sb_put(b, l->version);
 	}
 	sb_str(b, "\" ");
 	if (t->m.status)
@@ -11119,7 +11184,7 @@ static void tx_log_combined(struct rp *rp, struct tx *t, struct sl peer, struct 
 	sb_chr(b, ' ');
 	sb_str(b, c->tls ? tls_cipher_name(c->tls) : "-");
 	sb_chr(b, ' ');
-	sb_str(b, tx_whys[t->m.why].word);
+	sb_str(b, log_whys[t->m.why].word);
 	sb_chr(b, '\n');
 }
 
@@ -11172,7 +11237,7 @@ static struct tx *tx_open(struct rp *rp, struct conn *c)
 	t->m.pick = -1;
 	t->m.began = rp->now;
 	t->m.who.addr = c->peer;
-	t->m.line.method = t->m.line.target = t->m.line.referer = t->m.line.agent = sl_mk("", 0);
+	t->m.line = (struct tx_line){{"", 0}, {"", 0}, {"", 0}, {"", 0}, {"", 0}};
 	hd_reset(&t->req, false);
 	c->t = t;
 	c->credit = rp->pool.cap;
@@ -11247,7 +11312,7 @@ static void tx_why(struct tx *t, enum why why)
 static bool tx_fail(struct tx *t, enum why why, int status)
 {
 	tx_why(t, why);
-	t->m.status = status ? status : tx_whys[why].status;
+	t->m.status = status ? status : log_whys[why].status;
 	return tx_go(t, TX_LOCAL);
 }
 
@@ -11547,13 +11612,13 @@ static bool tx_plan(struct rp *rp, struct tx *t)
 
 /* The verdict on a password came: the plan of whoever waits for it goes on. False: this one does
  * not. */
-static bool tx_verdict(struct tx *t, uint64_t cookie, bool good)
+static bool tx_verdict(struct tx *t, uint64_t cookie, enum why why)
 {
 	if (t->state != TX_PLAN || !t->m.waiting || t->m.cookie != cookie)
 		return false;
 	t->m.waiting = false;
 	t->m.told = true;
-	return good || tx_fail(t, WHY_AUTH_REQUIRED, 401);
+	return why == WHY_NONE || tx_fail(t, why, 0);
 }
 
 /* ---- DIAL ---- */
@@ -11587,7 +11652,7 @@ static bool tx_dial_failed(struct rp *rp, struct tx *t, enum why why)
 		++t->m.addr < up_addrs(rp, tg) && rp->now < t->m.wait_at + t->cf->connect_ms)
 		return true;
 	if (why != WHY_INTERNAL)
-		up_report(rp, tg->up, false);
+		up_report(rp, tg, why);
 	t->m.tried |= 1u << t->m.pick;
 	t->m.pick = -1;
 	t->m.addr = 0;
@@ -11627,7 +11692,7 @@ static bool tx_wake(struct rp *rp, struct tx *t)
 static bool tx_no_target(struct rp *rp, struct tx *t)
 {
 	enum why why = t->m.dial_why;
-	bool asleep = t->route->wake && (why == WHY_UP_REFUSED || why == WHY_UP_TIMEOUT);
+	bool asleep = t->route->wake && !t->m.lost && (why == WHY_UP_REFUSED || why == WHY_UP_TIMEOUT);
 
 	if (asleep && tx_wake(rp, t))
 		return false;
@@ -11664,7 +11729,7 @@ static bool tx_dialling(struct rp *rp, struct tx *t)
 	if (buf_len(&t->u->in)) /* an answer to nothing: to what somebody put in before us? */
 		return tx_dial_failed(rp, t, WHY_UP_BAD);
 	if (t->m.tcp) /* no more than this is ever known of it */
-		up_report(rp, t->target->up, true);
+		up_report(rp, t->target, WHY_NONE);
 	return tx_go(t, t->m.tcp ? TX_TUNNEL : TX_SEND);
 }
 
@@ -11762,8 +11827,10 @@ static void tx_put_host(struct tx *t, const char *base, struct sb *b)
 		sb_str(b, t->route->host_name);
 	else if (hd_has(&t->req, HF_HOST))
 		sb_put(b, hd_value(&t->req, base, HF_HOST));
-	else
+	else if (t->m.nhost)
 		sb_put(b, tx_host(t));
+	else /* HTTP/1.0 need not say; 1.1 must */
+		sb_str(b, t->target->authority);
 	sb_crlf(b);
 }
 
@@ -12010,17 +12077,19 @@ static bool tx_lost(struct rp *rp, struct tx *t, enum why why)
 	if (nothing && !t->m.head_gone && stale && !t->m.fresh) {
 		tx_close_up(rp, t);
 		t->m.fresh = true;
+		t->m.sent = false;
 		(void)tx_go(t, TX_DIAL);
 		t->m.wait_at = t->m.dial_at = rp->now;
 		return true;
 	}
 	if (nothing && !t->m.head_gone && t->m.idempotent && t->route->ntarget > 1) {
+		t->m.lost = true;
 		(void)tx_go(t, TX_DIAL);
 		t->m.dial_why = WHY_NONE;
 		t->m.dial_at = 0;
 		return tx_dial_failed(rp, t, why);
 	}
-	up_report(rp, t->target->up, false);
+	up_report(rp, t->target, why);
 	tx_close_up(rp, t);
 	return tx_fail(t, why, 0);
 }
@@ -12117,8 +12186,9 @@ static bool tx_names_self(const struct tx *t, const struct tx_ref *ref)
 	for (size_t i = 0; n && i < t->cf->nroute; i++)
 		if (sl_is(sl_mk(host, n), t->cf->route[i]->host))
 			return false;
+	uint64_t said = ref->port ? ref->port : ref->usual;
 	return n && sl_eq(sl_mk(host, n), sl_mk(ref->host, ref->nhost)) &&
-		   tx_port(port, ref->usual) == (ref->port ? ref->port : ref->usual);
+		   (said == tx_port(port, ref->usual) || said == t->target->port);
 }
 
 /* Does a backend mean itself that does not know how it is reached? By the name that the visitor has
@@ -12137,6 +12207,15 @@ static bool tx_names_own(const struct tx *t, const struct tx_ref *ref)
 		   (!local && http && https && ref->port == t->m.port);
 }
 
+/* Is this path the route's, or below it? */
+static bool tx_inside(const struct route *r, struct sl path)
+{
+	size_t n = strlen(r->path);
+
+	return n <= path.n && memcmp(r->path, path.p, n) == 0 &&
+		   (n == path.n || !n || strchr("/?#", path.p[n]));
+}
+
 /* The route that a reference leads to through one of its targets; NULL: it is not ours. Of several
  * the one with the very port, then one that serves the path, then this one, then the longest. */
 static const struct route *tx_route_of(const struct tx *t, const struct tx_ref *ref)
@@ -12147,8 +12226,7 @@ static const struct route *tx_route_of(const struct tx *t, const struct tx_ref *
 	for (size_t i = 0; i < t->cf->nroute; i++) {
 		const struct route *r = t->cf->route[i];
 		size_t n = strlen(r->path);
-		bool serves = r->strip || (n <= ref->rest.n && memcmp(r->path, ref->rest.p, n) == 0 &&
-								   (n == ref->rest.n || !n || strchr("/?#", ref->rest.p[n])));
+		bool serves = r->strip || tx_inside(r, ref->rest);
 		for (unsigned k = 0; k < r->ntarget; k++) {
 			int exact = tx_names_target(ref, &r->target[k]);
 			int score = exact * 4 + serves * 2 + (r == t->route);
@@ -12221,7 +12299,8 @@ static bool tx_names_host(const struct tx *t, const struct tx_ref *ref)
 }
 
 /* Writes a URI reference as the client may see it: what names a target comes out public, and what
- * strip took off is put back, also where the backend names the host that the client asked for. */
+ * strip took off is put back, also where the backend names the host that the client asked for; but
+ * not where the backend knows of it. */
 static void tx_put_uri(struct rp *rp, struct tx *t, struct sl uri, struct sb *b)
 {
 	const struct route *r = t->route, *to;
@@ -12230,7 +12309,7 @@ static void tx_put_uri(struct rp *rp, struct tx *t, struct sl uri, struct sb *b)
 
 	tx_read_ref(t, uri, &ref);
 	if (!ref.before.n) {
-		if (r->strip && sl_at(uri, 0) == '/')
+		if (r->strip && sl_at(uri, 0) == '/' && !tx_inside(r, uri))
 			path = r->path;
 	} else if (ref.nhost && (to = tx_route_of(t, &ref))) {
 		tx_put_public(rp, t, to, &ref, b);
@@ -12240,7 +12319,7 @@ static void tx_put_uri(struct rp *rp, struct tx *t, struct sl uri, struct sb *b)
 			sb_chr(b, '/');
 	} else if (r->strip && tx_names_host(t, &ref)) {
 		sb_put(b, ref.before);
-		path = r->path;
+		path = tx_inside(r, ref.rest) ? "" : r->path;
 		uri = ref.rest;
 	}
 	sb_str(b, path);
@@ -12406,6 +12485,7 @@ static bool tx_offered(struct tx *t, const char *base)
 
 static bool tx_up_bad(struct rp *rp, struct tx *t, enum why why)
 {
+	up_report(rp, t->target, why);
 	tx_close_up(rp, t);
 	return tx_fail(t, why, 502);
 }
@@ -12422,7 +12502,7 @@ static bool tx_interim(struct rp *rp, struct tx *t)
 			return tx_up_bad(rp, t, WHY_UP_BAD);
 		buf_skip(&t->u->in, t->rsp.size);
 		tx_release_head(rp, t);
-		up_report(rp, t->target->up, true);
+		up_report(rp, t->target, WHY_NONE);
 		t->m.status = 101;
 		t->m.answered = true;
 		t->m.close = true;
@@ -12451,7 +12531,7 @@ static bool tx_answer(struct rp *rp, struct tx *t)
 	if (t->rsp.status < 200)
 		return tx_interim(rp, t);
 	d->fr = framing;
-	up_report(rp, t->target->up, true);
+	up_report(rp, t->target, WHY_NONE);
 	d->chunk = t->req.minor && (d->fr.kind == FR_CHUNKED || d->fr.kind == FR_CLOSE);
 	/* What has no end of its own ends with the connection; an answer that comes before the body is
 	 * done leaves a client that is still sending. */
@@ -12495,14 +12575,14 @@ static bool tx_send(struct rp *rp, struct tx *t)
 	moved |= net_io(rp, t->u, true);
 	if (!net_said(t->c)) /* an interim answer */
 		moved |= net_io(rp, t->c, true);
+	if (!net_said(t->c)) /* the next head may need the room */
+		return moved;
 	ptrdiff_t n =
 		buf_len(&t->u->in) ? hd_parse(&t->rsp, net_in(t->u), (uint32_t)t->cf->head_max) : 0;
 	if (n > 0)
 		return tx_answer(rp, t);
-	if (n < 0) {
-		up_report(rp, t->target->up, false);
+	if (n < 0)
 		return tx_up_bad(rp, t, WHY_UP_BAD);
-	}
 	if (t->u->eof)
 		return tx_lost(rp, t, WHY_UP_RESET);
 	return moved;
@@ -12582,9 +12662,8 @@ static void tx_put_redirect(struct rp *rp, struct tx *t, struct sb *b)
 	}
 	while (to && *to) {
 		if (strncmp(to, "{uri}", 5) == 0) {
-			if (t->req.form != HD_ASTERISK && !t->req.path.len)
-				sb_chr(b, '/');
-			sb_put(b, hd_sl(base, t->req.path));
+			struct sl path = hd_sl(base, t->req.path);
+			sb_put(b, sl_at(path, 0) == '/' ? path : sl_mk("/", 1)); /* none, or "*" */
 			sb_put(b, hd_sl(base, t->req.query));
 			to += 5;
 		} else {
@@ -12602,7 +12681,8 @@ static void tx_put_local_fields(struct rp *rp, struct tx *t, struct sb *b)
 	if (t->m.status_page && t->m.status == 405)
 		sb_str(b, "Allow: GET, HEAD\r\n");
 	else if (t->m.status == 405 ||
-			 (t->m.status == 200 && t->m.why == WHY_NONE && !t->m.status_page))
+			 (t->m.status == 200 && t->m.why == WHY_NONE && !t->m.status_page &&
+			  !(t->route && t->route->kind == RT_STATUS)))
 		sb_str(b, "Allow: GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS\r\n"); /* RFC 9110 15.5.6 */
 	if (t->m.status == 401) {
 		sb_str(b, "WWW-Authenticate: Basic realm=\"");
@@ -12647,7 +12727,9 @@ static struct sl tx_local_body(struct rp *rp, struct tx *t, char *page, size_t c
 		}
 		t->m.status = 404;
 	}
-	if (t->m.status < 300)
+	if (t->m.status == 204)
+		*type = NULL;
+	if (t->m.status < 300 || !*type)
 		return sl_mk("", 0);
 	bool starting = t->m.why == WHY_UP_WAKING && tx_browser(t);
 	if (r && r->error_page && t->m.status >= 502 && t->m.status <= 504 && !starting)
@@ -12824,7 +12906,7 @@ static bool tx_step(struct rp *rp, struct tx *t)
 /* Is a client that asked to go on (RFC 9110 10.1.1) still waiting for the word? */
 static bool tx_expects(const struct tx *t)
 {
-	return hd_has(&t->req, HF_EXPECT) && !t->m.interim && !t->m.up.fr.total;
+	return hd_has(&t->req, HF_EXPECT) && t->req.minor && !t->m.interim && !t->m.up.fr.total;
 }
 
 /* Is it this peer that keeps the transaction from going on? */
@@ -12946,12 +13028,23 @@ static void tx_run(struct rp *rp, struct tx *t)
 		tx_end(rp, t);
 		return;
 	}
-	if (!left)
+	if (!left) /* it goes on in the next turn: nobody is waited for */
 		t->c->again = true;
-	t->m.due = tx_due(rp, t);
+	t->m.due = left || t->state == TX_HEAD ? tx_due(rp, t) : rp->now + 1000;
 }
 
 /* ---- client connections ---- */
+
+/* A connection that never came to a request: hung up, with a word about it. */
+static void tx_refuse(struct rp *rp, struct conn *c, enum log_level level, const char *what)
+{
+	char peer[64];
+
+	peer[addr_print(&c->peer, false, peer)] = 0;
+	log_event(level, "%s: %s", peer, what);
+	rp->refused++;
+	tx_hangup(rp, c);
+}
 
 /* Serves what stands in c->in: request after request, some at a time so that others get their
  * turn. */
@@ -13097,12 +13190,36 @@ static void tx_greet_tls(struct rp *rp, struct conn *c)
 }
 
 /* The address of a client is known: may it come in? */
+/* Ends the oldest request of an address that waits for its answer, and whose client has sent its end:
+ * more often than not it is gone, which can't be seen before something is sent. */
+static bool tx_make_way(struct rp *rp, const uint8_t ip[16])
+{
+	struct tx *oldest = NULL;
+
+	for (uint32_t i = 0; i < rp->nlive; i++) {
+		struct conn *c = rp->live[i];
+		struct tx *t = c->kind == CO_CLIENT && c->counted ? c->t : NULL;
+		if (t && (t->state == TX_DIAL || t->state == TX_SEND) && tx_silent(t) &&
+			memcmp(c->peer.ip, ip, 16) == 0 && (!oldest || t->m.began < oldest->m.began))
+			oldest = t;
+	}
+	if (!oldest)
+		return false;
+	(void)tx_abort(rp, oldest, WHY_CLIENT_GONE);
+	tx_end(rp, oldest);
+	return true;
+}
+
+static bool tx_counts_in(struct rp *rp, struct conn *c)
+{
+	return gate_conn_in(rp->gate, c->peer.ip, rp->cf->max_conns_per_ip);
+}
+
 static void tx_admit(struct rp *rp, struct conn *c)
 {
 	if (c->door != LS_STATUS) {
-		if (!gate_conn_in(rp->gate, c->peer.ip, rp->cf->max_conns_per_ip)) {
-			rp->refused++;
-			net_close(rp, c);
+		if (!tx_counts_in(rp, c) && !(tx_make_way(rp, c->peer.ip) && tx_counts_in(rp, c))) {
+			tx_refuse(rp, c, LOG_DEBUG, "more connections than max-conns-per-ip");
 			return;
 		}
 		c->counted = true;
@@ -13117,13 +13234,15 @@ static void tx_greet_proxy(struct rp *rp, struct conn *c)
 
 	(void)net_io(rp, c, true);
 	ptrdiff_t n = buf_len(&c->in) ? net_proxy_parse(net_in(c), &head) : 0;
-	if (n < 0 || ((c->eof || c->deaf) && n == 0)) {
-		rp->refused += n < 0;
-		tx_hangup(rp, c);
+	if (n < 0) {
+		tx_refuse(rp, c, LOG_WARN, "no PROXY header, which accept-proxy expects of it");
 		return;
 	}
-	if (n == 0)
+	if (n == 0) {
+		if (c->eof || c->deaf)
+			tx_hangup(rp, c);
 		return;
+	}
 	buf_skip(&c->in, (size_t)n);
 	if (!head.local) {
 		c->peer = head.src;
@@ -13152,7 +13271,7 @@ static void tx_client(struct rp *rp, struct conn *c)
 	if (c->phase == CP_TLS) {
 		(void)net_io(rp, c, true);
 		if (c->deaf || c->eof) {
-			tx_hangup(rp, c);
+			tx_refuse(rp, c, LOG_DEBUG, tls_error(c->tls));
 			return;
 		}
 		if (!tls_is_open(c->tls))
@@ -13394,8 +13513,12 @@ static void life_discard(struct conf *cf)
 /* Names that no certificate covers stay on plain HTTP: said once, where it is a surprise. */
 static void life_warn_uncovered(const struct conf *cf, const struct crt_set *certs)
 {
+	const char *how = life_listens(cf, LS_HTTP) ? "served over HTTP alone" : "not served";
+
 	if (!life_listens(cf, LS_HTTPS))
 		return;
+	if (cf->default_cert && !crt_any(certs, sl_of(cf->default_cert)))
+		log_event(LOG_WARN, "warning: no certificate covers default-cert %s", cf->default_cert);
 	for (size_t i = 0; i < cf->nroute; i++) {
 		const struct route *r = cf->route[i];
 		struct sl host = sl_of(r->host);
@@ -13404,8 +13527,7 @@ static void life_warn_uncovered(const struct conf *cf, const struct crt_set *cer
 		if (i && !cf->route[i - 1]->plain && strcmp(r->host, cf->route[i - 1]->host) == 0)
 			continue; /* said already: they are sorted */
 		if (!crt_any(certs, host))
-			log_event(LOG_WARN, "warning: no certificate covers %s: it is served over HTTP alone",
-					  r->host);
+			log_event(LOG_WARN, "warning: no certificate covers %s: it is %s", r->host, how);
 	}
 }
 
@@ -13898,6 +14020,9 @@ static void life_drain(struct rp *rp)
 	rp->draining = true;
 	tm_set(&rp->drain_due, rp->now, rp->cf->drain_ms);
 	sys_notify(rp->notify, "STOPPING=1");
+	if (rp->nclient)
+		log_event(LOG_INFO, "stopping: %u connections have %u s; a second signal ends at once",
+				  rp->nclient, (unsigned)(rp->cf->drain_ms / 1000));
 	for (uint32_t i = 0; i < rp->nlive; i++) {
 		struct conn *c = rp->live[i];
 		if (c->kind == CO_IDLE && c->phase != CP_FREE)
@@ -14018,6 +14143,17 @@ static void loop_expire(struct rp *rp, struct conn *c, uint64_t *due)
 		loop_sooner(due, c->due);
 }
 
+static bool loop_wants(const struct conn *c)
+{
+	return tx_wants(c) || c->kind == CO_IDLE || c->kind == CO_CHECK;
+}
+
+/* Does what goes on with this connection not depend on poll()? */
+static bool loop_eager(const struct conn *c)
+{
+	return net_eager(c, loop_wants(c));
+}
+
 /* Writes down what to wait for. Reaps closed connections and ends patience before: the end of one
  * may close others. Returns how long to wait in ms. */
 static int loop_fill(struct rp *rp)
@@ -14043,10 +14179,9 @@ static int loop_fill(struct rp *rp)
 		struct conn *c = rp->live[i];
 		if (net_reap(rp, i))
 			continue;
-		bool want = tx_wants(c) || c->kind == CO_IDLE || c->kind == CO_CHECK;
-		short events = net_interest(c, want);
+		short events = net_interest(c, loop_wants(c));
 		loop_poll(&rp->pfd[rp->npfd + i], c->hung && !events ? -1 : c->fd, events);
-		eager |= net_eager(c, want);
+		eager |= loop_eager(c);
 		i++;
 	}
 	rp->npfd += rp->nlive;
@@ -14084,7 +14219,7 @@ static void loop_conns(struct rp *rp, uint32_t base, uint32_t n)
 		uint32_t i = from + k < n ? from + k : from + k - n;
 		short ready = rp->pfd[base + i].revents;
 		struct conn *c = rp->live[i];
-		if ((!ready && !net_eager(c, c->t && tx_wants(c))) || c->phase == CP_FREE)
+		if ((!ready && !loop_eager(c)) || c->phase == CP_FREE)
 			continue;
 		c->ready = ready;
 		loop_dispatch(rp, c);
@@ -14097,6 +14232,7 @@ static void loop_answers(struct rp *rp)
 
 	while (dns_next(rp->dns, &a)) {
 		bool good = a.kind == DNS_HASH && gate_auth_verdict(rp->gate, a.cookie, a.good, rp->now);
+		enum why why = good ? WHY_NONE : a.done ? WHY_AUTH_REQUIRED : WHY_INTERNAL;
 		if (a.kind == DNS_NAME)
 			up_answer(rp, &a);
 		for (uint32_t i = 0; i < rp->nlive; i++) {
@@ -14104,7 +14240,7 @@ static void loop_answers(struct rp *rp)
 			struct tx *t = c->kind == CO_CLIENT && c->phase == CP_OPEN ? c->t : NULL;
 			if (!t)
 				continue;
-			if (a.kind == DNS_HASH ? tx_verdict(t, a.cookie, good) : t->state == TX_DIAL && !t->u)
+			if (a.kind == DNS_HASH ? tx_verdict(t, a.cookie, why) : t->state == TX_DIAL && !t->u)
 				tx_client(rp, c);
 		}
 	}

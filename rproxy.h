@@ -48,7 +48,8 @@
 #define RP_ERROR_PAGE 65536	 /* bytes of an error-page file */
 #define RP_AUTH_MS 30000	 /* ms for a password check: 16 may wait, 2 s each on a slow router */
 #define RP_LINGER_MS 2000	 /* ms that a refused client may go on sending before we hang up */
-#define RP_LINGER_MAX 262144 /* bytes that it may send meanwhile */
+#define RP_LINGER_MAX 262144 /* bytes within that time that give it as long again */
+#define RP_LINGER_ALL 30000	 /* ms in all */
 #define RP_LOG_LINE 4096	 /* bytes of one log line */
 #define RP_CAPTURE 1536		 /* bytes of a request that are kept for its log line */
 #define RP_CLOCK_SANE 1704067200 /* unix seconds, 2024-01-01: before it the clock has no battery */

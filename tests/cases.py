@@ -251,6 +251,8 @@ for name, target in {
     "empty": "//admin", "empty-three": "///admin", "empty-dots": "/x//../admin",
     "escaped-dots": "/x/%2e%2e/admin", "escaped-dots-upper": "/x/%2E%2E/admin",
     "half-escaped": "/x/.%2e/admin", "half-escaped-2": "/x/%2e./admin",
+    "zero": "/admin%00", "zero-below": "/admin%00/x", "zero-extension": "/admin%00.png",
+    "broken-escape": "/admin%zz", "lone-percent": "/admin%", "dots-zero": "/x/..%00/../admin",
     "escaped-dot": "/%2e/admin", "escaped-letter": "/%61dmin", "escaped-word": "/%61%64%6d%69%6e",
     "escaped-slash": "/x%2f..%2fadmin", "escaped-slash-first": "/%2fadmin",
     "escaped-slash-after": "/admin%2fx", "escaped-all": "/x%2F%2E%2E%2F%61dmin",

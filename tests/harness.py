@@ -603,6 +603,8 @@ EXPECTED = (
     r"rproxy: listening (http|https|status) \S+:\d+",
     r"rproxy: ready",
     r"rproxy: memory: at most .*",
+    r"rproxy: warning: there is no route: every request gets a \d+",
+    r"rproxy: stopping: \d+ connections have \d+ s; a second signal ends at once",
     r"rproxy: .*\broot\b.*--user.*",  # tests in a container run as root
 )
 # What may be said about a target that a test has broken on purpose.

@@ -257,6 +257,23 @@ static void exchanges_by_tls(void)
 	world_play(NULL);
 }
 
+/* What comes comes in crumbs, but again and again when it is asked for: a turn ends anywhere. */
+static void crumbs(void)
+{
+	world.tls = true;
+	sim.f.crumb = (uint8_t)(20 + sim_rand(40));
+	world_argv[WORLD_ROUTE] = "h.test=http://127.0.0.1:9001 plain";
+	for (unsigned k = 1 + sim_rand(3); k; k--) {
+		struct client *c = client_add(1 + sim_rand(4));
+		for (unsigned i = 0; i < c->nask; i++)
+			ask_any(&c->ask[i], 300);
+		client_write(c);
+		c->piece = 1 + sim_rand(3); /* a TLS record each */
+		c->pieces = 1000;
+	}
+	world_play(NULL);
+}
+
 /* Readers of some bytes at a time are never cut, however long it takes; the others don't feel it. */
 static void slow_readers(void)
 {
@@ -496,6 +513,7 @@ int main(void)
 	STORY(descriptors_end, 200);
 	STORY(tunnels, 200);
 	STORY(tunnels_ended, 100);
+	STORY(crumbs, 100);
 	STORY(slow_readers, 40);
 	STORY(last_chunks_wait, 100);
 	STORY(interim_floods, 100);

@@ -54,6 +54,7 @@ struct sim_fd {
 /* Chances of a fault at one call, in 1/256. */
 struct sim_faults {
 	uint8_t cut_read, cut_write;  /* fewer bytes than asked for */
+	uint8_t crumb;				  /* if not 0: a read takes so many */
 	uint8_t again;				  /* EAGAIN although it would go */
 	uint8_t hold;				  /* an event is reported only at a later poll */
 	uint8_t ghost;				  /* an event that is none */
@@ -361,6 +362,7 @@ static ssize_t sys_read(int fd, void *p, size_t n)
 	if (n == 0)
 		sim_wrong("a read of no bytes looks like an end");
 	if (sim_q_len(&c->in)) {
+		n = sim.f.crumb && sim.f.crumb < n ? sim.f.crumb : n;
 		n = sim_q_get(&c->in, p, sim_odds(sim.f.cut_read) ? 1 + sim_rand((uint32_t)n) : n);
 		sim_trace("read(%d) = %zu: %.*s", fd, n, n < 50 ? (int)n : 50, (const char *)p);
 		return (ssize_t)n;

@@ -236,6 +236,7 @@ struct client {
 	size_t n, sent, ngot, parsed;
 	size_t fin_at, rst_at, stall_at, stop_at; /* bytes sent (stop: received) before that */
 	size_t piece;							  /* bytes at once, at most */
+	unsigned pieces;						  /* so many more right behind */
 	uint64_t pace;							  /* ms between pieces, at most */
 	uint64_t at, start, give_up;
 	size_t sip;				   /* it reads so many bytes at once, at most */
@@ -932,8 +933,10 @@ static uint64_t client_run(struct client *c)
 	}
 	size_t limit = client_limit(c);
 	if (c->sent < limit && sim.now >= c->at) {
-		n = limit - c->sent < c->piece ? limit - c->sent : c->piece;
-		c->sent += client_send(c, c->bytes + c->sent, n);
+		for (unsigned k = 0; k <= c->pieces && c->sent < limit; k++) {
+			n = limit - c->sent < c->piece ? limit - c->sent : c->piece;
+			c->sent += client_send(c, c->bytes + c->sent, n);
+		}
 		c->at = sim.now + (c->pace ? sim_rand((uint32_t)c->pace) : 0);
 	}
 	if (c->sent >= c->rst_at) {

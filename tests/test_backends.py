@@ -765,3 +765,91 @@ def test_the_answer_to_one_client_never_reaches_another(proxy, backend):
 
     together(*(lambda n=n: job(n) for n in range(10)))
     assert len(good) > 200
+
+
+# ==[ found by reading ]===========================================================================
+
+
+def test_a_server_that_talks_with_one_peer_at_a_time_is_not_kept_from_it(proxy, backend):
+    """An idle connection makes way for one that a POST may not share."""
+    lock = threading.Lock()
+
+    def handler(conn):
+        with lock:
+            while conn.request():
+                conn.send(OK)
+    p = proxy(f"app.test={backend(handler).url}", response_timeout=f"{int(3000 * SLOW)}ms")
+    for method in ("GET", "POST", "PUT", "GET", "POST", "PROPFIND", "GET"):
+        assert p.ask(method=method, body=None if method == "GET" else b"x").status == 200
+
+
+@pytest.mark.parametrize("tail, body", [
+    (b"HTTP/1.0 200 OK\r\n\r\nhello world", b"hello world"),
+    (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n", b"hello")])
+def test_a_unix_socket_that_is_closed_behind_its_answer(proxy, backend, tmp_path, tail, body):
+    """There the kernel says POLLHUP of what is no more than an end."""
+    p = proxy(f"app.test={backend(says(0.05, tail, close=True), path=tmp_path / 'sock').url}")
+    client = p.client()
+    for _ in range(3):
+        assert client.ask().body == body
+    assert [line.reason for line in p.access(3)] == ["-"] * 3
+
+
+@pytest.mark.parametrize("buffers", [1, 2, 3])
+def test_what_stands_behind_a_request_that_timed_out_is_served(proxy, backend, certs, blackhole,
+                                                               buffers):
+    """All of it waits inside the TLS engine, where poll() can't see it."""
+    p = proxy(f"app.test/hole=http://127.0.0.1:{blackhole}", f"app.test={backend().url}",
+              https="127.0.0.1:0", cert=certs("app.test").pem, connect_timeout="300ms",
+              expect=[TROUBLE])
+    client = p.client("app.test")
+    client.send(request("/hole", method="POST", body=bytes(buffers * 36864)) + request("/next"))
+    assert client.answer().status == 504
+    before, began = p.cpu(), time.monotonic()
+    assert client.answer().json()["target"] == "/next"
+    time.sleep(0.3)
+    assert p.cpu() - before < 0.5 * (time.monotonic() - began), "it spins"
+
+
+def test_a_silent_target_is_not_asked_for_ever_though_another_sleeps(proxy, backend):
+    silent = backend(lambda conn: conn.request() and time.sleep(PATIENCE))
+    p = proxy(f"app.test={silent.url},http://127.0.0.1:{dead_port()} response-timeout=300ms "
+              "wake=00:11:22:33:44:55@127.0.0.1", connect_timeout="2s",
+              expect=[TROUBLE, r"rproxy: .*Wake-on-LAN.*"])
+    assert p.ask().status == 504
+    assert len(silent.requests) == 1
+
+
+def test_requests_whose_clients_left_make_way_for_their_address(proxy, backend, certs):
+    over = threading.Event()
+    silent, good = backend(lambda conn: conn.request() and over.wait(PATIENCE)), backend()
+    p = proxy(f"app.test={silent.url} plain", f"good.test={good.url}", max_conns_per_ip=4,
+              https="127.0.0.1:0", cert=certs("app.test").pem)
+    for _ in range(4):
+        client = p.client("app.test")
+        client.send(request())
+        client.close()
+    wait_for(lambda: len(silent.requests) == 4, "all of them to be asked")
+    assert p.ask(host="good.test").status == 200
+    assert p.access(2)[0].reason == "client-gone"
+    over.set()
+
+
+def test_expect_in_a_request_of_http_1_0_is_no_excuse(proxy, backend):
+    """RFC 9110 10.1.1: it is ignored; who keeps the exchange waiting is the client."""
+    p = proxy(f"app.test={backend().url}", stall_timeout="500ms", response_timeout="3s")
+    client = p.client()
+    client.send(request("/", "Expect: 100-continue", "Content-Length: 5", method="POST",
+                        version="HTTP/1.0"))
+    assert client.answer().status == 408
+    assert p.access()[0].reason == "body-timeout"
+
+
+def test_a_reader_too_slow_for_interim_answers_is_not_the_backends_fault(proxy, backend):
+    hints = b"HTTP/1.1 103 Early Hints\r\n" + b"Link: </%s>\r\n" % (b"x" * 900) * 29 + b"\r\n"
+    p = proxy(f"app.test={backend(says(hints * 5, 0.2, OK)).url}")
+    client = p.client(rcvbuf=2304)
+    client.send(request())
+    time.sleep(0.6)
+    answer = client.answer()
+    assert (answer.status, answer.body, len(answer.interim)) == (200, b"ok", 5)

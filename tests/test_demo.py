@@ -13,10 +13,15 @@ LONG = 12 * PATIENCE  # a certificate, two services, 64 MB through TLS
 SCRIPT = ROOT / "tests/demo.sh"
 
 
+def hears_ctrl_c():
+    """A shell that was started in the background has its children ignore it."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def start(binary=BINARY[-1], **env):
     return subprocess.Popen([SCRIPT], env={**os.environ, "RPROXY": str(binary), **env}, text=True,
                             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-                            start_new_session=True)
+                            start_new_session=True, preexec_fn=hears_ctrl_c)
 
 
 def left_of(demo):

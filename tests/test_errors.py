@@ -352,3 +352,33 @@ def test_a_broken_certificate_is_found_by_check(tmp_path):
 
 def test_nothing_to_listen_on():
     refused([], "--http")
+
+
+@pytest.mark.release
+@pytest.mark.parametrize("name", [None, "app.test"], ids=["http", "https"])
+def test_who_sends_all_of_a_refused_upload_can_read_why(proxy, backend, certs, name):
+    """Browsers read the answer when they have sent: until then the connection is not reset."""
+    size = 32 << 20
+    p = proxy(f"app.test={backend().url} body-max=1m plain", https="127.0.0.1:0",
+              cert=certs("app.test").pem)
+    for _ in range(4):
+        client = p.client(name)
+        client.send(request("/", f"Content-Length: {size}", method="POST"))
+        for _ in range(0, size, 1 << 20):
+            client.send(bytes(1 << 20))
+        assert client.answer().status == 413
+
+
+@pytest.mark.release
+@pytest.mark.parametrize("status, reason, fields", [
+    (204, "No Content", set()), (200, "OK", {"content-type", "content-length"}),
+    (299, "Success", {"content-type", "content-length"}),
+    (499, "Client Error", {"content-type", "content-length"})])
+def test_status_targets_say_what_their_status_allows(proxy, status, reason, fields):
+    """RFC 9110 8.6 and 15.3.5."""
+    p = proxy(f"app.test=status:{status}")
+    client = p.client()
+    for _ in range(2):
+        answer = client.ask()
+        assert answer.line == f"HTTP/1.1 {status} {reason}".encode()
+        assert set(answer.fields.names()) - {"connection"} == fields | {"cache-control", "date"}

@@ -235,6 +235,21 @@ def test_records_are_small_at_first_then_full_then_small_again(proxy, backend, c
     assert max(sizes()[:4]) <= 4096
 
 
+@pytest.mark.release
+def test_a_head_in_one_byte_records_that_come_together(proxy, backend, certs):
+    """A turn ends after so many steps, wherever the request is then: all lengths, all is well."""
+    p = proxy(f"a.test={backend().url}", https=HTTPS, cert=certs("a.test").pem)
+    talk = Talk("a.test", tls12(certs), p.https[0]).shake()
+    for n in range(60):
+        for byte in request("/" + "n" * n, host="a.test"):
+            talk.tls.write(bytes([byte]))
+        talk.flush()
+        assert talk.read(12) == b"HTTP/1.1 200", n
+        answer = b""
+        while not answer.endswith(b"}"):
+            answer += talk.run(talk.tls.read, 65536)
+
+
 # ==[ the end of a connection ]====================================================================
 
 

@@ -31,7 +31,7 @@ class Site:
         self.way, self.context = way, certs.trust()
         self.proxy = proxy(*routes, https="127.0.0.1:0", cert=certs(*names).pem,
                            expect=[r"rproxy: warning: no certificate covers .*",
-                                   r"rproxy: .*nas\.lan.*", r"rproxy: target .* Wake-on-LAN packet"],
+                                   r"rproxy: .*nas\.lan.*", r"rproxy: target .*"],
                            **options)
         self.http, self.https = self.proxy.http[0], self.proxy.https[0]
         self.port = self.http if way == "http" else self.https
@@ -250,7 +250,11 @@ def test_strip_is_taken_back(proxy, backend, certs, way):
             (f"http://{own}?x", f"{pub}{at}?x"), (f"//{own}/x", f"{pub}{at}/x"),
             (f"{pub}/x", f"{pub}{at}/x"), (f"{way}://APP.test", f"{way}://APP.test{at}"),
             ("//app.test/x", f"//app.test{at}/x"), (f"{way}://app.test:99/x", None),
-            (f"http://{root.address}/x", f"{pub}/x")]:
+            (f"http://{root.address}/x", f"{pub}/x"),
+            # one that knows of the prefix
+            (f"{at}/login?x", None), (at, None), (f"{at}?x", None), (f"{at}x", f"{at}{at}x"),
+            (f"{pub}{at}/x", None), (f"//app.test{at}/x", None), (f"{pub}{at}", None),
+            (f"http://{own}{at}/x", f"{pub}{at}{at}/x")]:
         for line in ("Location: ", "Content-Location: ", "Refresh: 0; url="):
             assert s.say(line + sent, target=f"{at}/here") == [line + (want or sent)], sent
     # and from another route, the other way round
@@ -486,3 +490,14 @@ def test_tls_shows_nothing_to_who_asks_for_no_name_of_ours(proxy, backend, certs
             tls.do_handshake()
         told.add(Client(p.https[0], first=out.read()).rest())
     assert told == {b"\x15\x03\x03\0\x02\x02\x70"}  # fatal, unrecognized_name
+
+
+@pytest.mark.release
+def test_the_name_for_the_backend_with_the_port_of_the_target(proxy, backend):
+    """As nginx redirects that listens on a port of its own."""
+    b = backend(obedient)
+    p = proxy(f"app.test={b.url} host=inner.lan")
+    for sent, want in ((f"http://inner.lan:{b.port}/x", "http://app.test/x"),
+                       ("http://inner.lan/x", "http://app.test/x"),
+                       ("http://inner.lan:1/x", "http://inner.lan:1/x")):
+        assert p.ask("/", f"X-Say: Location: {sent}").get("Location") == want

@@ -241,3 +241,51 @@ def test_credentials_and_user(proxy, backend, tmp_path):
     assert client.ask("/", f"Authorization: Basic {right}").status == 200
     assert b.requests[0].get("Authorization") is None  # used here, so not passed on
     assert p.access(3)[2].user == "user"
+
+
+@pytest.mark.release
+@pytest.mark.parametrize("line, shown", [
+    ("GET / HTTP/2.0", "GET / HTTP/2.0"), ("GET /a b HTTP/1.1", "GET /a b HTTP/1.1"),
+    ("EHLO x", "EHLO x"), ("GET /", "GET /"), ("GET / HTTP/1.0", "GET / HTTP/1.0"),
+    ("GET / http/1.1", "GET / http/1.1"), ('G"T / HTTP/1.1', 'G\\"T / HTTP/1.1')])
+def test_the_request_line_as_it_came(proxy, backend, line, shown):
+    p = proxy(f"app.test={backend().url}")
+    client = p.client()
+    client.send(line.encode() + b"\r\nHost: app.test\r\nA : b\r\n\r\n")
+    client.rest()
+    assert p.access()[0].request == shown
+
+
+@pytest.mark.release
+@pytest.mark.parametrize("form", ["combined", "json"])
+def test_a_line_is_whole_whatever_a_visitor_sends(proxy, backend, form):
+    """What grows by being escaped is cut, and what stands behind it is there."""
+    host = ".".join(["a" * 60] * 4)[:243]
+    p = proxy(f"*={backend().url}", log_format=form)
+    p.ask("/" + '"' * 899, "Referer: " + "\xe9" * 300, "User-Agent: " + "\xe9" * 300, host=host)
+    if form == "json":
+        line = json.loads(p.said(r"^\{"))
+        assert line["vhost"] == host and line["reason"] == "-" and line["target"].endswith("...")
+    else:
+        line = p.access()[0]
+        assert line.vhost == host and line.reason == "-" and line.request.startswith('GET /\\"')
+
+
+def test_a_target_that_fails_and_works_again_is_an_event(proxy, backend):
+    port, good = dead_port(), backend()
+    p = proxy(f"app.test=http://127.0.0.1:{port},{good.url}", log_level="warn", expect=[TROUBLE])
+    assert p.ask().status == 200
+    p.said(rf"target http://127\.0\.0\.1:{port} fails: upstream-refused")
+    backend(port=port)
+    wait_for(lambda: p.ask("/").status == 200 and any("works again" in s for s in p.lines),
+             "the target to be tried")
+    assert not [s for s in p.lines if '"GET' in s]
+
+
+def test_a_peer_without_its_proxy_header_is_an_event(proxy, backend):
+    p = proxy(f"app.test={backend().url}", accept_proxy="127.0.0.0/8",
+              expect=[r"rproxy: 127\.0\.0\.1: no PROXY header, which accept-proxy expects of it"])
+    client = p.client()
+    client.send(request())
+    client.rest()
+    p.said("no PROXY header")

@@ -206,7 +206,7 @@ def test_usr2_says_state_age_peer_target_and_bytes(proxy, backend):
     gate, echo = Gate(backend), backend(tunnels)
     silent = backend(lambda conn: conn.request() and gate.go.wait(PATIENCE))
     p = proxy(f"slow.test={gate.url}", f"ws.test={echo.url}", f"mute.test={silent.url}",
-              expect=[r"rproxy: transaction .*", r"rproxy: \d+ transactions under way"])
+              expect=[r"rproxy: transaction .*", r"rproxy: \d+ transactions under way", TROUBLE])
     download, ws, up = p.client(), p.client(), p.client()
     download.send(request("/file?x=1", host="slow.test"))
     assert download.head().status == 200 and download.chunk() == b"first"

@@ -167,7 +167,7 @@ def test_each_good_header(site, way):
 @pytest.mark.release
 @WAYS
 def test_a_bad_header_closes_without_a_byte(site, way):
-    s = site()
+    s = site(expect=[r"rproxy: (\d+ times more: )?\S+: no PROXY header, which accept-proxy expects of it"])
     for name, header in BAD.items():
         client = connect(s, way, first=header)
         assert client.rest(patience=5 * SLOW) == b"", name  # at once, not after --head-timeout

@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from harness import BIG, PATIENCE, chunk, reply, request, sanitized, says, wait_for
+from harness import BIG, PATIENCE, TROUBLE, chunk, reply, request, sanitized, says, wait_for
 
 BLOCK = os.urandom(1 << 20)
 GROWTH = 256 * 1024  # bytes of resident memory that a transfer of any size may cost
@@ -303,7 +303,7 @@ def test_the_client_of_a_stalled_backend_is_held_back(proxy, backend):
         conn.head()
         over.wait(20)
 
-    p = proxy(f"app.test={backend(handler, rcvbuf=65536).url}")
+    p = proxy(f"app.test={backend(handler, rcvbuf=65536).url}", expect=[TROUBLE])
     client = p.client()
     client.send(request("/", f"Content-Length: {total}", method="POST"))
     thread = threading.Thread(target=pour, args=(client.sock, counter, total))

@@ -353,7 +353,7 @@ def test_a_passed_through_target_that_was_out_is_used_again(proxy, backend, cert
 
     p = proxy(f"tcp.test=tcp://127.0.0.1:{port},tcp://{backend(named(b'two')).address}",
               https="127.0.0.1:0", http=None, cert=certs("other.test").pem,
-              env=clock(speed=hurry(10)), connect_timeout="30s")
+              env=clock(speed=hurry(10)), connect_timeout="30s", expect=[TROUBLE])
 
     def ask():
         client = p.client("tcp.test")

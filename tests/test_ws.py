@@ -8,7 +8,7 @@ import time
 import pytest
 import websockets
 
-from harness import PATIENCE, half_close, reply, request, says
+from harness import PATIENCE, SLOW, half_close, reply, request, reset, says
 
 UPGRADE = ["Connection: Upgrade", "Upgrade: thing/1"]
 SWITCH = b"HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: thing/1\r\n\r\n"
@@ -255,3 +255,23 @@ def test_a_stalled_tunnel_end_holds_the_other_back(proxy, backend):
     time.sleep(1.5)
     assert 0 < sum(sent) < 16 << 20
     client.close()
+
+
+@pytest.mark.release
+@pytest.mark.parametrize("tls", [False, True], ids=["ws", "wss"])
+@pytest.mark.parametrize("unix", [False, True], ids=["tcp", "unix"])
+def test_a_backend_that_resets_a_tunnel_is_felt_at_once(proxy, backend, certs, tmp_path, tls, unix):
+    def handler(conn):
+        conn.request()
+        conn.send(SWITCH + b"bye")
+        conn.request()  # the client has it
+        reset(conn.sock)
+    b = backend(handler, path=tmp_path / "sock" if unix else None)
+    p = proxy(f"app.test={b.url} plain", https="127.0.0.1:0", cert=certs("app.test").pem)
+    client = p.client("app.test" if tls else None)
+    client.send(request("/", "Connection: Upgrade", "Upgrade: thing/1"))
+    assert client.head().status == 101 and client.take(3) == b"bye"
+    client.send(request("/"))
+    began = time.monotonic()
+    client.rest()
+    assert time.monotonic() - began < 1 + 0.5 * SLOW

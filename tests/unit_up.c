@@ -57,7 +57,7 @@ static struct up *up(unsigned k)
 
 static void report(unsigned k, bool good)
 {
-	up_report(&rp, first()->target[k].up, good);
+	up_report(&rp, &first()->target[k], good ? WHY_NONE : WHY_UP_REFUSED);
 }
 
 static void a_target_is_left_out_for_a_second_and_twice_as_long_each_time_up_to_thirty(void)
