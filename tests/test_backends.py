@@ -823,8 +823,8 @@ def test_a_silent_target_is_not_asked_for_ever_though_another_sleeps(proxy, back
 def test_requests_whose_clients_left_make_way_for_their_address(proxy, backend, certs):
     over = threading.Event()
     silent, good = backend(lambda conn: conn.request() and over.wait(PATIENCE)), backend()
-    p = proxy(f"app.test={silent.url} plain", f"good.test={good.url}", max_conns_per_ip=4,
-              https="127.0.0.1:0", cert=certs("app.test").pem)
+    p = proxy(f"app.test={silent.url} plain", f"good.test={good.url} plain", max_conns_per_ip=4,
+              https="127.0.0.1:0", cert=certs("app.test").pem, expect=[TROUBLE])
     for _ in range(4):
         client = p.client("app.test")
         client.send(request())
