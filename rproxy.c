@@ -8437,7 +8437,7 @@ enum dns_kind { DNS_NAME, DNS_HASH, DNS_KINDS };
 #define DNS_FOR_NAMES 1u
 #define DNS_FOR_HASHES 2u
 #define DNS_AT_ONCE 16	   /* names that are looked up at a time */
-#define DNS_HASHES 2	   /* passwords that are checked at a time: routers have few cores */
+#define DNS_HASHES 2	   /* passwords that are checked at a time, on half of the processors */
 #define DNS_NICE 5		   /* of who checks them: below everything that serves */
 #define DNS_QUEUE 256	   /* questions under way; more are refused */
 #define DNS_TEXT 512	   /* bytes of a name, or of a hash and a password */
@@ -8730,13 +8730,25 @@ struct dns_worker {
 	uint64_t cookie;
 };
 
+/* How many questions are worked on at a time. Who computes may not have all processors: on what it
+ * leaves free the others wake up at once, whatever the scheduler thinks of priorities. */
+static unsigned dns_at_once(enum dns_kind kind)
+{
+	long half = sysconf(_SC_NPROCESSORS_ONLN) / 2;
+
+	return kind == DNS_NAME	   ? DNS_AT_ONCE
+		   : half < 1		   ? 1
+		   : half < DNS_HASHES ? (unsigned)half
+							   : DNS_HASHES;
+}
+
 /* Forgets workers that ended, and answers for those that came to a bad end. Returns a free place,
- * NULL when all are busy. */
-static struct dns_worker *dns_reap(int fd, enum dns_kind kind, struct dns_worker w[DNS_AT_ONCE])
+ * NULL when all n are busy. */
+static struct dns_worker *dns_reap(int fd, enum dns_kind kind, struct dns_worker *w, unsigned n)
 {
 	struct dns_worker *spare = NULL;
 
-	for (unsigned i = 0; i < (kind == DNS_HASH ? DNS_HASHES : DNS_AT_ONCE); i++) {
+	for (unsigned i = 0; i < n; i++) {
 		int status = 0;
 		if (w[i].pid && waitpid(w[i].pid, &status, WNOHANG) == w[i].pid) {
 			struct dns_answer a = {.kind = kind, .cookie = w[i].cookie};
@@ -8756,6 +8768,7 @@ _Noreturn static void dns_serve(int fd, enum dns_kind kind, const struct jail *j
 	struct dns_worker workers[DNS_AT_ONCE] = {{0}};
 	struct dns_question q;
 	sigset_t none;
+	unsigned most = dns_at_once(kind);
 	pid_t self = getpid();
 	int got = 0;
 
@@ -8764,7 +8777,7 @@ _Noreturn static void dns_serve(int fd, enum dns_kind kind, const struct jail *j
 	dns_strip(fd, jail);
 	(void)sigemptyset(&none);
 	while (got >= 0) {
-		struct dns_worker *w = dns_reap(fd, kind, workers);
+		struct dns_worker *w = dns_reap(fd, kind, workers, most);
 		struct pollfd p = {.fd = fd, .events = w ? POLLIN : 0};
 		if (ppoll(&p, 1, NULL, &none) < 0)
 			continue;
