@@ -203,12 +203,23 @@ static int sys_socket(int family)
 	return socket(family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
 }
 
-/* Binds and listens. both: an IPv6 socket takes IPv4 too. */
+/* A stream that sends at once and keeps little unsent in the kernel, so that "the peer takes
+ * nothing" is seen when it happens: poll() says that there is room below 16 KB. */
+static void sys_tune(int fd)
+{
+	int on = 1, unsent = 16384;
+
+	(void)setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
+	(void)setsockopt(fd, IPPROTO_TCP, TCP_NOTSENT_LOWAT, &unsent, sizeof unsent);
+}
+
+/* Binds and listens; whom it accepts is tuned as it is (Linux). both: an IPv6 socket takes IPv4 too. */
 static int sys_bind(int fd, const struct sockaddr *sa, socklen_t len, bool both)
 {
 	int on = 1, only6 = !both;
 
 	(void)setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on);
+	sys_tune(fd);
 	if (sa->sa_family == AF_INET6 &&
 		setsockopt(fd, IPPROTO_IPV6, IPV6_V6ONLY, &only6, sizeof only6) < 0)
 		return -1;
@@ -238,16 +249,6 @@ static int sys_sockerr(int fd)
 	socklen_t len = sizeof err;
 
 	return getsockopt(fd, SOL_SOCKET, SO_ERROR, &err, &len) < 0 ? errno : err;
-}
-
-/* A stream that sends at once and keeps little unsent in the kernel, so that "the peer takes
- * nothing" is seen when it happens: poll() says that there is room below 16 KB. */
-static void sys_tune(int fd)
-{
-	int on = 1, unsent = 16384;
-
-	(void)setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
-	(void)setsockopt(fd, IPPROTO_TCP, TCP_NOTSENT_LOWAT, &unsent, sizeof unsent);
 }
 
 static int sys_local(int fd, struct sockaddr *sa, socklen_t *len)
@@ -7731,7 +7732,6 @@ static struct conn *net_accept(struct rp *rp, const struct net_listener *l)
 	rp->accepted++;
 	c->door = l->kind;
 	addr_from_sa(&ss, &c->peer);
-	sys_tune(fd);
 	return c;
 }
 
@@ -12045,10 +12045,19 @@ static bool tx_body_broke(struct rp *rp, struct tx *t, enum why why, int status)
 	return tx_fail(t, why, status);
 }
 
+/* How much has come behind the head of the request. */
+static uint32_t tx_behind(const struct tx *t)
+{
+	uint32_t n = buf_len(&t->c->in);
+	uint32_t head = t->m.head_gone || !t->req.whole || t->m.tcp ? 0 : t->req.size;
+
+	return n > head ? n - head : 0;
+}
+
 /* Has the client left, or at least nothing more to say? What is behind the head in its buffer counts. */
 static bool tx_silent(const struct tx *t)
 {
-	return t->c->eof && buf_len(&t->c->in) <= (t->m.head_gone ? 0 : t->req.size);
+	return t->c->eof && !tx_behind(t);
 }
 
 /* The request's body on its way up. Returns whether something moved; *over: the state changed. */
@@ -12840,9 +12849,7 @@ RP_OFTEN
 /* Is this the last request of its connection? What was asked before its end is still answered. */
 static bool tx_closes(const struct rp *rp, const struct tx *t)
 {
-	uint32_t head = t->m.head_gone || !t->req.whole || t->m.tcp ? 0 : t->req.size;
-
-	return t->m.close || rp->draining || (t->c->eof && buf_len(&t->c->in) <= head);
+	return t->m.close || rp->draining || (t->c->eof && !tx_behind(t));
 }
 
 static bool tx_flush(struct rp *rp, struct tx *t)
@@ -12931,7 +12938,7 @@ static bool tx_owed(const struct tx *t, enum tx_debt debt)
 	case TX_CLIENT_TAKES:
 		return !net_said(t->c);
 	case TX_CLIENT_SENDS: /* there is room for it */
-		return !t->m.up.fr.done && buf_len(&t->c->in) <= (t->m.head_gone ? 0 : t->req.size) &&
+		return !t->m.up.fr.done && !tx_behind(t) &&
 			   ((going && !tx_expects(t)) || (t->state == TX_LOCAL && t->m.drain));
 	case TX_UP_TAKES:
 		return going && !net_said(t->u);
@@ -13009,7 +13016,7 @@ static void tx_end(struct rp *rp, struct tx *t)
 					   (t->m.down.fr.kind == FR_CLOSE || t->m.down.fr.kind == FR_CHUNKED);
 	/* It said that it has no more to say, and has kept its word so far. */
 	bool silent = t->req.whole && (t->req.close || !(t->req.minor || t->req.keep)) && !c->tls &&
-				  t->m.up.fr.done && t->m.why != WHY_BAD_REQUEST && !buf_len(&c->in);
+				  t->m.up.fr.done && t->m.why != WHY_BAD_REQUEST && !tx_behind(t);
 	/* A FIN is the end of such an answer; what a stalled client left is not kept for it. */
 	bool reset = c->deaf || (t->m.cut && until_close) || t->m.why == WHY_CLIENT_STALLED;
 	bool cut = t->m.cut, hangup = cut && !net_said(c);
