@@ -3059,97 +3059,97 @@ enum cf_kind {
 #define CF_LISTS 100000
 
 /* kind, name, letter, member, min, max, default, argument, help; `` is around what is typed. */
-#define CF_OPTIONS(X)                                                                                           \
-	X(GROUP, "General", 0, action, 0, 0, NULL, NULL, NULL)                                                      \
-	X(CONFIG, "config", 'c', action, 0, 0, NULL, "FILE",                                                        \
-	  "read options from FILE, repeatable; applied in the order given. In files: `include GLOB`")               \
-	X(ACTION, "check", 't', action, CF_CHECK, 0, NULL, NULL,                                                    \
-	  "check the whole configuration, say every error with its file and line, exit 0 or "                       \
-	  "2. Opens no socket")                                                                                     \
-	X(ACTION, "dump-config", 0, action, CF_DUMP, 0, NULL, NULL,                                                 \
-	  "print the effective configuration as a file that reproduces it")                                         \
-	X(HELP, "help", 'h', action, CF_HELP, 0, NULL, "man|readme|reasons|bash",                                   \
-	  "this list; or the manual page, the tables of README.md, the completion for bash")                        \
-	X(ACTION, "version", 'V', action, CF_VERSION, 0, NULL, NULL,                                                \
-	  "version, with BearSSL's and the build switches")                                                         \
-	X(GROUP, "Listeners", 0, action, 0, 0, NULL, NULL, NULL)                                                    \
-	X(LISTEN, "http", 0, listen, LS_HTTP, 0, NULL, "[ADDR:]PORT",                                               \
-	  "plain listener, repeatable; without ADDR any address, IPv4 and IPv6; IPv6 as `[::1]:80`; "               \
-	  "port 0 picks a free one")                                                                                \
-	X(LISTEN, "https", 0, listen, LS_HTTPS, 0, NULL, "[ADDR:]PORT", "TLS listener, repeatable")                 \
-	X(LISTEN, "status", 0, listen, LS_STATUS, 0, NULL, "[ADDR:]PORT",                                           \
-	  "status page `/`, `/status.json`, and `/metrics` for Prometheus; without ADDR on "                        \
-	  "loopback only")                                                                                          \
-	X(NUM, "public-port", 0, public_port, 1, 65535, "the first HTTPS listener's", "N",                          \
-	  "the port visitors use for HTTPS, in redirects and rewritten addresses. Set 443 where a "                 \
-	  "firewall forwards 443 to this one")                                                                      \
-	X(GROUP, "Routes", 0, action, 0, 0, NULL, NULL, NULL)                                                       \
-	X(ROUTE, "route", 'r', route, 0, 0, NULL, "RULE",                                                           \
-	  "one entry of the host table, `HOST[/PATH]=TARGET[,TARGET...] [SETTING]...`, repeatable")                 \
-	X(DEFAULT, "default", 0, default_kind, 0, 0, "404", "ACTION",                                               \
-	  "for a host (or, on TLS, a name) that no route serves: a status code from 400 to 599, "                   \
-	  "`drop` (close without a byte), or an absolute URL to redirect to")                                       \
-	X(GROUP, "Certificates", 0, action, 0, 0, NULL, NULL, NULL)                                                 \
-	X(LIST, "cert", 0, cert, 0, CF_LISTS, NULL, "CHAIN[,KEY]",                                                  \
-	  "PEM certificate chain and key, repeatable; KEY may be in the same file. Its names come "                 \
-	  "from subjectAltName. A file that does not exist yet is a warning; it is taken up when "                  \
-	  "it appears")                                                                                             \
-	X(LIST, "cert-dir", 0, cert_dir, 0, CF_LISTS, NULL, "DIR",                                                  \
-	  "every chain in DIR with its key: `NAME.fullchain.crt`+`NAME.key`, `NAME.crt`+`NAME.key`, "               \
-	  "`NAME.pem`, `NAME/fullchain.pem`+`NAME/privkey.pem`, and as acme.sh and uacme keep them; "               \
-	  "repeatable")                                                                                             \
-	X(LIST, "acme-dir", 0, acme_dir, 0, 1, NULL, "DIR",                                                         \
-	  "answer `/.well-known/acme-challenge/TOKEN` from DIR (files there, or under "                             \
-	  "`.well-known/acme-challenge/` in it) on plain listeners, for every host, before any "                    \
-	  "redirect, `deny` or `auth`")                                                                             \
-	X(NAME, "default-cert", 0, default_cert, 0, 0, NULL, "NAME",                                                \
-	  "whose certificate is shown to clients without SNI; none: an alert")                                      \
-	X(NUM, "session-cache", 0, session_cache, 0, 65535, "256", "N",                                             \
-	  "TLS sessions kept for resumption")                                                                       \
-	X(GROUP, "Peers", 0, action, 0, 0, NULL, NULL, NULL)                                                        \
-	X(RANGES, "trust", 0, trust, 0, 0, NULL, "CIDR[,CIDR]",                                                     \
-	  "peers whose X-Forwarded-* (and from `cloudflare` CF-Connecting-IP) are believed, repeatable; the words " \
-	  "`cloudflare`, `private`, `loopback` stand for lists")                                                    \
-	X(RANGES, "accept-proxy", 0, accept_proxy, 0, 0, NULL, "CIDR[,CIDR]",                                       \
-	  "peers that must begin every connection with a PROXY protocol v1 or v2 header; from "                     \
-	  "others such a header is a bad request")                                                                  \
-	X(GROUP, "Process", 0, action, 0, 0, NULL, NULL, NULL)                                                      \
-	X(TEXT, "user", 0, user, 0, 0, NULL, "NAME[:GROUP]",                                                        \
-	  "give up root for this user once the sockets are open")                                                   \
-	X(TEXT, "chroot", 0, chroot_dir, 0, 0, NULL, "DIR", "and for this root directory")                          \
-	X(TEXT, "pid-file", 0, pid_file, 0, 0, NULL, "FILE", "write the process number to FILE")                    \
-	X(GROUP, "Log", 0, action, 0, 0, NULL, NULL, NULL)                                                          \
-	X(TEXT, "log", 0, log, 0, 0, "stderr", "TARGET",                                                            \
-	  "`stderr`, `syslog`, `none`, or a file; access and error lines")                                          \
-	X(WORD, "log-level", 0, log_level, 0, 0, "info", "error|warn|info|debug",                                   \
-	  "the least important lines that are logged; access lines are `info`")                                     \
-	X(WORD, "log-format", 0, log_format, 0, 0, "combined", "combined|json",                                     \
-	  "of access lines: vhost-combined plus upstream, timings and reason; or JSON")                             \
-	X(GROUP, "Limits", 0, action, 0, 0, NULL, NULL, NULL)                                                       \
-	X(NUM, "max-conns", 0, max_conns, 1, 65535, "512", "N",                                                     \
-	  "client connections held at once; past it new ones wait in the kernel's queue")                           \
-	X(NUM, "max-conns-per-ip", 0, max_conns_per_ip, 0, 65535, "64", "N",                                        \
-	  "the same for one address (IPv6: one /64), 0: no cap; past it a connection is closed at "                 \
-	  "once. Counts the address of the PROXY header where one is accepted")                                     \
-	X(SIZE, "head-max", 0, head_max, RP_HEAD_MIN, RP_HEAD_MAX, "32k", "SIZE",                                   \
-	  "request or response head; past it 431 or 502")                                                           \
-	X(SIZE, "body-max", 0, body_max, 0, (uint64_t)1 << 40, "0", "SIZE",                                         \
-	  "request body, 0: no limit; past it 413")                                                                 \
-	X(GROUP, "Timeouts", 0, action, 0, 0, NULL, NULL, NULL)                                                     \
-	X(MS, "head-timeout", 0, head_ms, 100, 86400000, "10s", "TIME",                                             \
-	  "from the first byte of a request to the end of its head, absolute; 408")                                 \
-	X(MS, "idle-timeout", 0, idle_ms, 100, 86400000, "65s", "TIME",                                             \
-	  "a kept-alive client connection without a request")                                                       \
-	X(MS, "connect-timeout", 0, connect_ms, 100, 3600000, "5s", "TIME",                                         \
-	  "TCP (and TLS) to a backend; then the next target, or 504")                                               \
-	X(MS, "response-timeout", 0, response_ms, 100, 86400000, "5m", "TIME",                                      \
-	  "the longest silence of a backend while an answer is due or under way; 504 before a head")                \
-	X(MS, "stall-timeout", 0, stall_ms, 100, 86400000, "60s", "TIME",                                           \
-	  "a peer that neither sends the body it owes nor takes what is sent to it. The total time "                \
-	  "of a transfer has no limit")                                                                             \
-	X(MS, "tunnel-timeout", 0, tunnel_ms, 100, (uint64_t)30 * 86400000, "1h", "TIME",                           \
-	  "silence in both directions of a WebSocket or TCP tunnel")                                                \
-	X(MS, "drain-timeout", 0, drain_ms, 0, 86400000, "30s", "TIME",                                             \
+#define CF_OPTIONS(X)                                                                              \
+	X(GROUP, "General", 0, action, 0, 0, NULL, NULL, NULL)                                         \
+	X(CONFIG, "config", 'c', action, 0, 0, NULL, "FILE",                                           \
+	  "read options from FILE, repeatable; applied in the order given. In files: `include GLOB`")  \
+	X(ACTION, "check", 't', action, CF_CHECK, 0, NULL, NULL,                                       \
+	  "check the whole configuration, say every error with its file and line, exit 0 or "          \
+	  "2. Opens no socket")                                                                        \
+	X(ACTION, "dump-config", 0, action, CF_DUMP, 0, NULL, NULL,                                    \
+	  "print the effective configuration as a file that reproduces it")                            \
+	X(HELP, "help", 'h', action, CF_HELP, 0, NULL, "man|readme|reasons|bash",                      \
+	  "this list; or the manual page, the tables of README.md, the completion for bash")           \
+	X(ACTION, "version", 'V', action, CF_VERSION, 0, NULL, NULL,                                   \
+	  "version, with BearSSL's and the build switches")                                            \
+	X(GROUP, "Listeners", 0, action, 0, 0, NULL, NULL, NULL)                                       \
+	X(LISTEN, "http", 0, listen, LS_HTTP, 0, NULL, "[ADDR:]PORT",                                  \
+	  "plain listener, repeatable; without ADDR any address, IPv4 and IPv6; IPv6 as `[::1]:80`; "  \
+	  "port 0 picks a free one")                                                                   \
+	X(LISTEN, "https", 0, listen, LS_HTTPS, 0, NULL, "[ADDR:]PORT", "TLS listener, repeatable")    \
+	X(LISTEN, "status", 0, listen, LS_STATUS, 0, NULL, "[ADDR:]PORT",                              \
+	  "status page `/`, `/status.json`, and `/metrics` for Prometheus; without ADDR on "           \
+	  "loopback only")                                                                             \
+	X(NUM, "public-port", 0, public_port, 1, 65535, "the first HTTPS listener's", "N",             \
+	  "the port visitors use for HTTPS, in redirects and rewritten addresses. Set 443 where a "    \
+	  "firewall forwards 443 to this one")                                                         \
+	X(GROUP, "Routes", 0, action, 0, 0, NULL, NULL, NULL)                                          \
+	X(ROUTE, "route", 'r', route, 0, 0, NULL, "RULE",                                              \
+	  "one entry of the host table, `HOST[/PATH]=TARGET[,TARGET...] [SETTING]...`, repeatable")    \
+	X(DEFAULT, "default", 0, default_kind, 0, 0, "404", "ACTION",                                  \
+	  "for a host (or, on TLS, a name) that no route serves: a status code from 400 to 599, "      \
+	  "`drop` (close without a byte), or an absolute URL to redirect to")                          \
+	X(GROUP, "Certificates", 0, action, 0, 0, NULL, NULL, NULL)                                    \
+	X(LIST, "cert", 0, cert, 0, CF_LISTS, NULL, "CHAIN[,KEY]",                                     \
+	  "PEM certificate chain and key, repeatable; KEY may be in the same file. Its names come "    \
+	  "from subjectAltName. A file that does not exist yet is a warning; it is taken up when "     \
+	  "it appears")                                                                                \
+	X(LIST, "cert-dir", 0, cert_dir, 0, CF_LISTS, NULL, "DIR",                                     \
+	  "every chain in DIR with its key: `NAME.fullchain.crt`+`NAME.key`, `NAME.crt`+`NAME.key`, "  \
+	  "`NAME.pem`, `NAME/fullchain.pem`+`NAME/privkey.pem`, and as acme.sh and uacme keep them; "  \
+	  "repeatable")                                                                                \
+	X(LIST, "acme-dir", 0, acme_dir, 0, 1, NULL, "DIR",                                            \
+	  "answer `/.well-known/acme-challenge/TOKEN` from DIR (files there, or under "                \
+	  "`.well-known/acme-challenge/` in it) on plain listeners, for every host, before any "       \
+	  "redirect, `deny` or `auth`")                                                                \
+	X(NAME, "default-cert", 0, default_cert, 0, 0, NULL, "NAME",                                   \
+	  "whose certificate is shown to clients without SNI; none: an alert")                         \
+	X(NUM, "session-cache", 0, session_cache, 0, 65535, "256", "N",                                \
+	  "TLS sessions kept for resumption")                                                          \
+	X(GROUP, "Peers", 0, action, 0, 0, NULL, NULL, NULL)                                           \
+	X(RANGES, "trust", 0, trust, 0, 0, NULL, "CIDR[,CIDR]",                                        \
+	  "peers whose X-Forwarded-* (and from `cloudflare` CF-Connecting-IP) are believed, "          \
+	  "repeatable; the words `cloudflare`, `private`, `loopback` stand for lists")                 \
+	X(RANGES, "accept-proxy", 0, accept_proxy, 0, 0, NULL, "CIDR[,CIDR]",                          \
+	  "peers that must begin every connection with a PROXY protocol v1 or v2 header; from "        \
+	  "others such a header is a bad request")                                                     \
+	X(GROUP, "Process", 0, action, 0, 0, NULL, NULL, NULL)                                         \
+	X(TEXT, "user", 0, user, 0, 0, NULL, "NAME[:GROUP]",                                           \
+	  "give up root for this user once the sockets are open")                                      \
+	X(TEXT, "chroot", 0, chroot_dir, 0, 0, NULL, "DIR", "and for this root directory")             \
+	X(TEXT, "pid-file", 0, pid_file, 0, 0, NULL, "FILE", "write the process number to FILE")       \
+	X(GROUP, "Log", 0, action, 0, 0, NULL, NULL, NULL)                                             \
+	X(TEXT, "log", 0, log, 0, 0, "stderr", "TARGET",                                               \
+	  "`stderr`, `syslog`, `none`, or a file; access and error lines")                             \
+	X(WORD, "log-level", 0, log_level, 0, 0, "info", "error|warn|info|debug",                      \
+	  "the least important lines that are logged; access lines are `info`")                        \
+	X(WORD, "log-format", 0, log_format, 0, 0, "combined", "combined|json",                        \
+	  "of access lines: vhost-combined plus upstream, timings and reason; or JSON")                \
+	X(GROUP, "Limits", 0, action, 0, 0, NULL, NULL, NULL)                                          \
+	X(NUM, "max-conns", 0, max_conns, 1, 65535, "512", "N",                                        \
+	  "client connections held at once; past it new ones wait in the kernel's queue")              \
+	X(NUM, "max-conns-per-ip", 0, max_conns_per_ip, 0, 65535, "64", "N",                           \
+	  "the same for one address (IPv6: one /64), 0: no cap; past it a connection is closed at "    \
+	  "once. Counts the address of the PROXY header where one is accepted")                        \
+	X(SIZE, "head-max", 0, head_max, RP_HEAD_MIN, RP_HEAD_MAX, "32k", "SIZE",                      \
+	  "request or response head; past it 431 or 502")                                              \
+	X(SIZE, "body-max", 0, body_max, 0, (uint64_t)1 << 40, "0", "SIZE",                            \
+	  "request body, 0: no limit; past it 413")                                                    \
+	X(GROUP, "Timeouts", 0, action, 0, 0, NULL, NULL, NULL)                                        \
+	X(MS, "head-timeout", 0, head_ms, 100, 86400000, "10s", "TIME",                                \
+	  "from the first byte of a request to the end of its head, absolute; 408")                    \
+	X(MS, "idle-timeout", 0, idle_ms, 100, 86400000, "65s", "TIME",                                \
+	  "a kept-alive client connection without a request")                                          \
+	X(MS, "connect-timeout", 0, connect_ms, 100, 3600000, "5s", "TIME",                            \
+	  "TCP (and TLS) to a backend; then the next target, or 504")                                  \
+	X(MS, "response-timeout", 0, response_ms, 100, 86400000, "5m", "TIME",                         \
+	  "the longest silence of a backend while an answer is due or under way; 504 before a head")   \
+	X(MS, "stall-timeout", 0, stall_ms, 100, 86400000, "60s", "TIME",                              \
+	  "a peer that neither sends the body it owes nor takes what is sent to it. The total time "   \
+	  "of a transfer has no limit")                                                                \
+	X(MS, "tunnel-timeout", 0, tunnel_ms, 100, (uint64_t)30 * 86400000, "1h", "TIME",              \
+	  "silence in both directions of a WebSocket or TCP tunnel")                                   \
+	X(MS, "drain-timeout", 0, drain_ms, 0, 86400000, "30s", "TIME",                                \
 	  "how long a stopping proxy waits for what is under way")
 
 static const struct cf_opt {
@@ -3291,8 +3291,7 @@ struct cf_in {
 	unsigned depth;
 	const char *open[CF_DEEP]; /* borrows: the files that are being read */
 	const struct cf_opt *opt;  /* whose value is read */
-	bool
-		listens; /* somebody asked for a listener, if a wrong one, or may have: what was wrong may hide one */
+	bool listens;	/* a listener was asked for, or may have been where something is wrong */
 	bool starved;	/* of memory, which was said */
 	char lead[300]; /* what messages begin with: `target "x": ` */
 };
@@ -13055,15 +13054,13 @@ static void tx_run(struct rp *rp, struct tx *t)
 
 /* ---- client connections ---- */
 
-/* A connection that never came to a request: hung up, with a word about it. */
-static void tx_refuse(struct rp *rp, struct conn *c, enum log_level level, const char *what)
+/* A word about a connection that never came to a request. */
+static void tx_tell(const struct conn *c, enum log_level level, const char *what)
 {
 	char peer[64];
 
 	peer[addr_print(&c->peer, false, peer)] = 0;
 	log_event(level, "%s: %s", peer, what);
-	rp->refused++;
-	tx_hangup(rp, c);
 }
 
 /* Serves what stands in c->in: request after request, some at a time so that others get their
@@ -13106,12 +13103,18 @@ static struct tx *tx_open_odd(struct rp *rp, struct conn *c)
 	return t;
 }
 
+enum { TX_ALERT_INTERNAL = 80, TX_ALERT_DECODE = 50, TX_ALERT_NAME = 112 };
+
 /* Says a TLS alert (RFC 8446 6) and closes. */
 static void tx_alert(struct rp *rp, struct conn *c, int alert)
 {
 	uint8_t record[7];
 	size_t n = tls_alert(record, alert);
 
+	tx_tell(c, LOG_DEBUG,
+			alert == TX_ALERT_NAME	   ? "TLS: no certificate for the name it asks for"
+			: alert == TX_ALERT_DECODE ? "TLS: what it said is no ClientHello"
+									   : "TLS: no memory for one more");
 	rp->refused++;
 	buf_give(&rp->pool, &c->in);
 	if (net_say(rp, c, sl_mk(record, n)))
@@ -13121,8 +13124,6 @@ static void tx_alert(struct rp *rp, struct conn *c, int alert)
 	c->counted = false;
 	net_linger(rp, c);
 }
-
-enum { TX_ALERT_INTERNAL = 80, TX_ALERT_DECODE = 50, TX_ALERT_NAME = 112 };
 
 static void tx_passthrough(struct rp *rp, struct conn *c, const struct route *r, struct sl sni)
 {
@@ -13239,7 +13240,9 @@ static void tx_admit(struct rp *rp, struct conn *c)
 {
 	if (c->door != LS_STATUS) {
 		if (!tx_counts_in(rp, c) && !(tx_make_way(rp, c->peer.ip) && tx_counts_in(rp, c))) {
-			tx_refuse(rp, c, LOG_DEBUG, "more connections than max-conns-per-ip");
+			tx_tell(c, LOG_DEBUG, "more connections than max-conns-per-ip");
+			rp->refused++;
+			tx_hangup(rp, c);
 			return;
 		}
 		c->counted = true;
@@ -13255,7 +13258,9 @@ static void tx_greet_proxy(struct rp *rp, struct conn *c)
 	(void)net_io(rp, c, true);
 	ptrdiff_t n = buf_len(&c->in) ? net_proxy_parse(net_in(c), &head) : 0;
 	if (n < 0) {
-		tx_refuse(rp, c, LOG_WARN, "no PROXY header, which accept-proxy expects of it");
+		tx_tell(c, LOG_WARN, "no PROXY header, which accept-proxy expects of it");
+		rp->refused++;
+		tx_hangup(rp, c);
 		return;
 	}
 	if (n == 0) {
@@ -13291,7 +13296,8 @@ static void tx_client(struct rp *rp, struct conn *c)
 	if (c->phase == CP_TLS) {
 		(void)net_io(rp, c, true);
 		if (c->deaf || c->eof) {
-			tx_refuse(rp, c, LOG_DEBUG, tls_error(c->tls));
+			tx_tell(c, LOG_DEBUG, tls_error(c->tls));
+			tx_hangup(rp, c);
 			return;
 		}
 		if (!tls_is_open(c->tls))

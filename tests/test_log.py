@@ -11,7 +11,8 @@ import time
 
 import pytest
 
-from harness import COMBINED, TROUBLE, dead_port, reply, request, reset, run, says, wait_for
+from harness import (COMBINED, TROUBLE, Client, dead_port, reply, request, reset, run, says,
+                     wait_for)
 
 MEMBERS = """time peer vhost method target version status bytes upstream total_ms first_ms tls
 cipher reason referer agent""".split()
@@ -289,3 +290,15 @@ def test_a_peer_without_its_proxy_header_is_an_event(proxy, backend):
     client.send(request())
     client.rest()
     p.said("no PROXY header")
+
+
+def test_connections_that_never_come_to_a_request_are_events_of_debug(proxy, backend, certs):
+    p = proxy(f"app.test={backend().url}", https="127.0.0.1:0", cert=certs("app.test").pem,
+              log_level="debug", max_conns_per_ip=1, expect=[r"rproxy: 127\.0\.0\.1: .*"])
+    Client(p.https[0], first=b"\x16\x03\x01\x00\x05hello").rest()
+    p.said(r"127\.0\.0\.1: TLS: what it said is no ClientHello")
+    wait_for(lambda: len(p.descriptors()) == p.fds, "it to be gone")
+    held = Client(p.https[0])
+    Client(p.https[0]).rest()
+    held.close()
+    p.said(r"127\.0\.0\.1: more connections than max-conns-per-ip")
