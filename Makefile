@@ -32,7 +32,7 @@ need-demo := nginx-light curl openssl python3 python3-websockets
 need-fuzz := clang-14 libclang-rt-14-dev
 need-check := $(need-demo) $(need-debug) python3-pytest python3-pytest-xdist python3-hypothesis python3-cryptography \
 	apache2-utils whois \
-	wget gnutls-bin clang-14 libclang-rt-14-dev clang-format-14 cppcheck binutils iproute2 procps busybox shellcheck \
+	git wget gnutls-bin clang-14 libclang-rt-14-dev clang-format-14 cppcheck binutils iproute2 procps busybox shellcheck \
 	chromium chromium-driver libmbedtls-dev libnss3-tools certbot pebble testssl.sh sslscan \
 	util-linux mandoc man-db systemd rsyslog libbearssl-dev \
 	musl-tools gcc-aarch64-linux-gnu libc6-dev-arm64-cross qemu-user-static
