@@ -16,6 +16,7 @@ import ipaddress
 import json
 import os
 import pathlib
+import random
 import re
 import shlex
 import signal
@@ -524,10 +525,16 @@ class Backend:
 
 
 def dead_port():
-    """A port that refuses."""
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return s.getsockname()[1]
+    """A port that nobody listens on, and that the kernel gives to nobody by itself: it is below those
+    that it takes for outgoing connections (from 32768 on)."""
+    while True:
+        port = random.randrange(15000, 32000)
+        with socket.socket() as s:
+            try:
+                s.bind(("127.0.0.1", port))
+                return port
+            except OSError:
+                pass
 
 
 # ==[ certificates ]===============================================================================

@@ -308,7 +308,7 @@ static void last_chunks_wait(void)
 		c->sip_pace = 50;
 		c->ask[0].ans = k ? W_CLOSE : W_CHUNKED;
 		c->ask[0].up_close = true;
-		c->ask[0].ans_len = 36000 + world.story_seed * 15;
+		c->ask[0].ans_len = 36000 + world.story_seed % 200 * 15;
 		client_write(c);
 	}
 	world_play(NULL);

@@ -298,7 +298,7 @@ class Soak:
         """Whole lines, and no complaint but of what was done on purpose."""
         if not path.exists():
             return
-        fine = r"rproxy: (reloaded|listening|[0-9]+ times more|certificates were|.*(reload failed|"
+        fine = r"rproxy: (reloaded|listening|stopping|[0-9]+ times more|certificates were|.*(reload failed|"
         fine += r"127\.0\.0\.1|rproxy\.conf|no certificate covers)).*"
         for line in path.read_text().split("\n")[:-1]:
             if not COMBINED.fullmatch(line) and not re.fullmatch(fine, line):
