@@ -5007,13 +5007,22 @@ static void cf_dump_default(const struct conf *cf, const char *name)
 		cf_dump_line(name, cf->default_kind == CF_DEFAULT_DROP ? "drop" : cf->default_url);
 }
 
+/* The word that a number stands for. */
+static void cf_dump_word(const struct cf_opt *o, uint32_t number)
+{
+	struct sl words = sl_of(o->arg), word = words;
+
+	for (uint32_t i = 0; i <= number; i++)
+		(void)sl_cut(&words, '|', &word);
+	printf("%s %.*s\n", o->name, (int)word.n, word.p);
+}
+
 /* The lines of one option. */
 static void cf_dump(const struct conf *cf, const struct cf_opt *o)
 {
 	const char *at = (const char *)cf + o->member;
 	struct strs list;
 	struct cidrs cidrs;
-	struct sl words = sl_of(o->arg), word;
 	uint32_t number;
 	uint64_t scaled;
 	char text[56], *string;
@@ -5056,10 +5065,8 @@ static void cf_dump(const struct conf *cf, const struct cf_opt *o)
 	case CK_WORD:
 	case CK_NUM:
 		memcpy(&number, at, sizeof number);
-		for (uint32_t i = 0; o->kind == CK_WORD && i <= number; i++)
-			(void)sl_cut(&words, '|', &word);
 		if (o->kind == CK_WORD)
-			printf("%s %.*s\n", o->name, (int)word.n, word.p);
+			cf_dump_word(o, number);
 		else if (number >= o->min)
 			printf("%s %u\n", o->name, number);
 		break;
@@ -10206,30 +10213,29 @@ static const struct rep_code {
 	{302, "Found", ""},
 	{307, "Temporary Redirect", ""},
 	{308, "Permanent Redirect", ""},
-	{400, "Bad Request", "The request could not be understood.</p>\n"},
-	{401, "Unauthorized", "A name and a password are needed here.</p>\n"},
-	{403, "Forbidden", "This address may not come in.</p>\n"},
-	{404, "Not Found", "There is nothing here.</p>\n"},
-	{405, "Method Not Allowed", "This method is not served.</p>\n"},
+	{400, "Bad Request", "The request could not be understood."},
+	{401, "Unauthorized", "A name and a password are needed here."},
+	{403, "Forbidden", "This address may not come in."},
+	{404, "Not Found", "There is nothing here."},
+	{405, "Method Not Allowed", "This method is not served."},
 	{406, "Not Acceptable", ""},
-	{408, "Request Timeout", "The request did not arrive in time.</p>\n"},
+	{408, "Request Timeout", "The request did not arrive in time."},
 	{409, "Conflict", ""},
-	{410, "Gone", "What was here is gone.</p>\n"},
-	{413, "Content Too Large", "The upload is too large.</p>\n"},
-	{414, "URI Too Long", "The address is too long.</p>\n"},
+	{410, "Gone", "What was here is gone."},
+	{413, "Content Too Large", "The upload is too large."},
+	{414, "URI Too Long", "The address is too long."},
 	{418, "I'm a teapot", ""},
-	{421, "Misdirected Request",
-	 "This connection is for another site. Please reload the page.</p>\n"},
-	{429, "Too Many Requests", "Too many requests; please wait a moment.</p>\n"},
+	{421, "Misdirected Request", "This connection is for another site. Please reload the page."},
+	{429, "Too Many Requests", "Too many requests; please wait a moment."},
 	{431, "Request Header Fields Too Large",
-	 "The request is too large. Clearing cookies may help.</p>\n"},
+	 "The request is too large. Clearing cookies may help."},
 	{451, "Unavailable For Legal Reasons", ""},
-	{500, "Internal Server Error", "Something went wrong.</p>\n"},
-	{501, "Not Implemented", "This method is not served.</p>\n"},
-	{502, "Bad Gateway", "The service behind this address does not answer properly.</p>\n"},
-	{503, "Service Unavailable", "The service is not available; please try again soon.</p>\n"},
-	{504, "Gateway Timeout", "The service behind this address did not answer in time.</p>\n"},
-	{505, "HTTP Version Not Supported", "This version of HTTP is not served.</p>\n"},
+	{500, "Internal Server Error", "Something went wrong."},
+	{501, "Not Implemented", "This method is not served."},
+	{502, "Bad Gateway", "The service behind this address does not answer properly."},
+	{503, "Service Unavailable", "The service is not available; please try again soon."},
+	{504, "Gateway Timeout", "The service behind this address did not answer in time."},
+	{505, "HTTP Version Not Supported", "This version of HTTP is not served."},
 };
 
 static const struct rep_code *rep_code(int status)
@@ -10289,7 +10295,9 @@ static void rep_end(struct sb *b, const char *type, struct sl body, bool head)
 /* The page of a status into p[REP_PAGE_MAX]. waking: it reloads itself. */
 static struct sl rep_page(int status, bool waking, char *p)
 {
-	const struct rep_code *code = rep_code(status);
+	static const struct rep_code start = {503, "Starting",
+										  "The service is starting. This page reloads by itself."};
+	const struct rep_code *code = waking ? &start : rep_code(status);
 	struct sb b = sb_of(p, REP_PAGE_MAX);
 
 	sb_fmt(&b,
@@ -10298,10 +10306,11 @@ static struct sl rep_page(int status, bool waking, char *p)
 		   "<title>%s</title>\n<style>body{font:1.1rem/1.5 system-ui,sans-serif;max-width:34rem;"
 		   "margin:15vh auto;padding:0 1rem;color:#333;background:#fff}h1{font-weight:500}"
 		   "@media(prefers-color-scheme:dark){body{color:#ddd;background:#1b1b1b}}</style>\n"
-		   "<h1>%s</h1>\n%s%s</html>\n",
-		   waking ? "<meta http-equiv=refresh content=5>" : "", waking ? "Starting" : code->text,
-		   waking ? "Starting" : code->text, waking || *code->say ? "<p>" : "",
-		   waking ? "The service is starting. This page reloads by itself.</p>\n" : code->say);
+		   "<h1>%s</h1>\n",
+		   waking ? "<meta http-equiv=refresh content=5>" : "", code->text, code->text);
+	if (*code->say)
+		sb_fmt(&b, "<p>%s</p>\n", code->say);
+	sb_str(&b, "</html>\n");
 	return sl_mk(p, b.n);
 }
 
